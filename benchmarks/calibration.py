@@ -1,0 +1,127 @@
+"""How well VSM tells a figure from others, over a grid of settings: the tables of docs/calibration.md.
+
+    python benchmarks/calibration.py --cases 120 --held-out 100
+
+Thresholds are compared on training figures; the calibrated settings are then measured once on held-out figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from divrl_core.evaluation.calibrate import CalibrationRow, Grid, best_gate, calibrate, share_above
+from divrl_core.evaluation.calibration_cases import OTHER_SUBJECT, pocket_cases
+from divrl_core.models.features.lite0 import CALIBRATED, Lite0Backbone
+
+SETTINGS = ("size", "agreement", "s8", "tau_s", "tau_v")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cases", type=int, default=120, help="training figures that the grid is scored on")
+    parser.add_argument(
+        "--held-out", type=int, default=100, help="held-out figures for the calibrated settings"
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[160, 192, 224], help="sides in px")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    backbone = Lite0Backbone.load(precision="bfloat16")
+    cases = list(pocket_cases(arguments.cases, seed=arguments.seed))
+    rows = []
+    for size in arguments.sizes:
+        rows += calibrate(backbone, cases, Grid(image_size_px=(size,)))
+        print(f"size {size}: best mean AUC {max(row.auc for row in rows):.3f}", file=sys.stderr)
+    print(f"Best of each kind, {arguments.cases} training figures:\n")
+    print(grid_table(rows))
+
+    cases = list(pocket_cases(arguments.held_out, seed=arguments.seed, held_out=True))
+    chosen = calibrate(Lite0Backbone.load(), cases, only_calibrated())[0]
+    print(f"\nCalibrated settings, {arguments.held_out} held-out figures:\n")
+    print(label_table(chosen))
+    aucs = ", ".join(f"{label} {auc:.3f}" for label, auc in chosen.aucs.items())
+    print(
+        f"\nAUC of other view against {aucs}; mean {chosen.auc:.3f}. Best gate here {best_gate(chosen):.2f}."
+    )
+
+
+def only_calibrated() -> Grid:
+    """A grid of one: the calibrated settings."""
+    score = CALIBRATED.score
+    return Grid(
+        image_size_px=(CALIBRATED.image_size_px,),
+        tau_s=(score.tau_s,),
+        tau_v=(score.tau_v,),
+        agreement=(score.agreement,),
+        colour_scale=(CALIBRATED.colour_scale,),
+        weight_s8=(CALIBRATED.weight_s8,),
+    )
+
+
+def grid_table(rows: list[CalibrationRow]) -> str:
+    """The best thresholds of each size, agreement and share of s8."""
+    best: dict[tuple[object, ...], CalibrationRow] = {}
+    for row in sorted(rows, key=lambda row: -row.auc):
+        best.setdefault(
+            (row.settings.image_size_px, row.settings.score.agreement, row.settings.weight_s8), row
+        )
+    heading = [*SETTINGS, *(f"AUC, {label}" for label in OTHER_SUBJECT), "mean AUC", "gate"]
+    body = [
+        [
+            *(str(value) for value in (kind[0], kind[1], kind[2])),
+            f"{row.settings.score.tau_s:g}",
+            f"{row.settings.score.tau_v:g}",
+            *(f"{row.aucs[label]:.3f}" for label in OTHER_SUBJECT),
+            f"{row.auc:.3f}",
+            f"{best_gate(row):.2f}",
+        ]
+        for kind, row in best.items()
+    ]
+    return markdown([heading, *body])
+
+
+def label_table(row: CalibrationRow) -> str:
+    """Means and shares by label."""
+    above_gate = share_above(row, CALIBRATED.gate)
+    above_cutoff = share_above(row, CALIBRATED.consistency_cutoff)
+    gate, cutoff = CALIBRATED.gate, CALIBRATED.consistency_cutoff
+    heading = [
+        "picture",
+        "nSSM",
+        "VSM",
+        "std",
+        f"VSM > {gate:g}",
+        f"VSM > {cutoff:g}",
+        "matches a cell",
+        "undefined",
+    ]
+    body = [
+        [
+            label,
+            f"{row.nssm[label]:.3f}",
+            f"{row.vsm[label]:.3f}",
+            f"{row.vsm_std[label]:.3f}",
+            f"{above_gate[label]:.2f}",
+            f"{above_cutoff[label]:.2f}",
+            f"{row.kept_share[label]:.2f}",
+            str(row.undefined[label]),
+        ]
+        for label in row.vsm
+    ]
+    return markdown([heading, *body])
+
+
+def markdown(rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

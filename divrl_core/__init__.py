@@ -1,0 +1,1 @@
+"""DivRL's own work: flow sampling, rewards, reinforcement learning, training; knows no face."""

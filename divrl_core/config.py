@@ -1,0 +1,267 @@
+"""Every setting of a training run: one frozen dataclass a room, gathered in `TrainConfig`.
+
+Defaults are the paper's and its public configuration's (arXiv:2606.23950) unless the sentence says otherwise.
+A dataclass that exists is valid: types, bounds and contradictions are checked when it is made (ValueError).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from .config_inputs import BackboneConfig, DataConfig, LoraConfig, ModelConfig, RewardConfig
+from .settings import Settings, apply_overrides, from_mapping, merge, setting, to_mapping
+
+__all__ = [
+    "BackboneConfig",
+    "DataConfig",
+    "GrpoConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "TrainConfig",
+    "apply_overrides",
+    "from_mapping",
+    "to_mapping",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(Settings):
+    """How training samples are drawn."""
+
+    section: ClassVar[str] = "rollout"
+
+    steps: int = setting(6, "Sampling steps of a rollout; the last is always deterministic.", at_least=2)
+    solver: Literal["flow_sde", "cps"] = setting("flow_sde", "The stochastic step.")
+    noise_level: float = setting(
+        0.8, "a of the stochastic step: 0 is none; cps takes at most 1.", above=0, at_most=2
+    )
+    stochastic_steps: tuple[int, ...] = setting(
+        (0, 1, 2, 3, 4),
+        "Indices of the noisy, trained steps; 0 is the first and noisiest, the others are ODE.",
+        at_least=0,
+    )
+    trained_steps_per_update: int | None = setting(
+        None,
+        "Train a seeded choice of so many of the stochastic steps in each update; null = all.",
+        at_least=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        last = self.steps - 1
+        if not self.stochastic_steps or len(set(self.stochastic_steps)) != len(self.stochastic_steps):
+            raise ValueError(
+                f"rollout.stochastic_steps needs different indices, got {list(self.stochastic_steps)}"
+            )
+        if max(self.stochastic_steps) >= last:
+            raise ValueError(
+                f"rollout.stochastic_steps must lie in 0..{last - 1}: step {last}, the last of {self.steps}, "
+                f"is always deterministic; got {list(self.stochastic_steps)}, take {list(range(last))}"
+            )
+        if (self.trained_steps_per_update or 1) > len(self.stochastic_steps):
+            raise ValueError(
+                f"rollout.trained_steps_per_update must be at most the number of stochastic steps, "
+                f"{len(self.stochastic_steps)}, got {self.trained_steps_per_update}"
+            )
+        if self.solver == "cps" and self.noise_level > 1:
+            raise ValueError(
+                f"rollout.noise_level must be at most 1 for the solver cps, got {self.noise_level}"
+            )
+
+    @property
+    def trained_steps(self) -> int:
+        """How many steps of each sample are trained in an update."""
+        return self.trained_steps_per_update or len(self.stochastic_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig(Settings):
+    """Groups, advantages and the policy loss."""
+
+    section: ClassVar[str] = "grpo"
+
+    group_size: int = setting(21, "Samples of one (reference, prompt) pair.", unit="samples", at_least=2)
+    groups_per_update: int = setting(16, "Pairs in an update.", unit="groups", at_least=1)
+    micro_batch: int = setting(
+        3, "Samples in one forward; divides the group size.", unit="samples", at_least=1
+    )
+    clip_range: float = setting(
+        1e-4, "c of eq. 2: the ratio counts within 1 - c and 1 + c.", above=0, below=1
+    )
+    kl_weight: float = setting(
+        0.0, "beta of eq. 2 (the paper says 0.1, its public configuration 0).", at_least=0
+    )
+    kl_kind: Literal["mean", "velocity"] = setting(
+        "mean", "KL between the steps' Gaussians, or of the velocities."
+    )
+    kl_reference: Literal["base", "init"] = setting(
+        "base", "The policy KL holds on to: the base model, or the LoRA in run.init_lora."
+    )
+    advantage_std: Literal["group", "batch"] = setting(
+        "group", "Spread that rewards are divided by (eq. 1: group)."
+    )
+    advantage_clamp: float = setting(5.0, "Advantages are cut to plus and minus this.", unit="std", above=0)
+    min_group_std: float = setting(
+        1e-4, "A group whose rewards vary less teaches nothing.", unit="reward", at_least=0
+    )
+    min_valid_fraction: float = setting(
+        0.5, "Stop when fewer of an update's samples have a defined reward.", at_least=0, at_most=1
+    )
+    optimizer_steps_per_rollout: int = setting(
+        1, "Optimizer steps made from one rollout's samples.", at_least=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group_size % self.micro_batch:
+            divisors = [n for n in range(1, self.group_size + 1) if self.group_size % n == 0]
+            raise ValueError(
+                f"grpo.micro_batch must divide grpo.group_size: {self.group_size} is not a multiple of "
+                f"{self.micro_batch}; take one of {', '.join(map(str, divisors))}"
+            )
+        if self.groups_per_update % self.optimizer_steps_per_rollout:
+            raise ValueError(
+                "grpo.optimizer_steps_per_rollout must divide grpo.groups_per_update: "
+                f"{self.groups_per_update} is not a multiple of {self.optimizer_steps_per_rollout}"
+            )
+
+    @property
+    def samples_per_update(self) -> int:
+        """Pictures sampled and scored in an update."""
+        return self.group_size * self.groups_per_update
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Settings):
+    """AdamW and the moving average of the weights."""
+
+    section: ClassVar[str] = "optim"
+
+    lr: float = setting(3e-4, "Learning rate.", above=0, at_most=1)
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "AdamW's decay of its two moments.", at_least=0, below=1
+    )
+    eps: float = setting(
+        1e-15, "AdamW's eps: LoRA gradients are near 6e-9 at full size, 1e-8 swamps them.", above=0
+    )
+    weight_decay: float = setting(1e-4, "AdamW's weight decay.", at_least=0)
+    max_grad_norm: float = setting(1.0, "The gradient is scaled down to this norm.", above=0)
+    ema_decay: float = setting(
+        0.9, "Decay of the average that is evaluated and exported; 0 = none.", at_least=0, below=1
+    )
+    warmup_updates: int = setting(
+        0, "The learning rate rises linearly over these.", unit="updates", at_least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """Length, seed, what is written and when."""
+
+    section: ClassVar[str] = "run"
+
+    updates: int = setting(3200, "Length of the run.", unit="updates", at_least=1)
+    seed: int = setting(0, "Seed of noise, order and choice.", at_least=0)
+    sample_every_updates: int = setting(
+        50, "A contact sheet every so often, and before the first.", unit="updates", at_least=1
+    )
+    eval_every_updates: int = setting(
+        50, "Held-out measures every so often, and before the first.", unit="updates", at_least=1
+    )
+    save_every_updates: int = setting(
+        25, "Checkpoint and LoRA file every so often.", unit="updates", at_least=1
+    )
+    keep_last: int = setting(3, "Numbered LoRA files kept beside the best.", unit="files", at_least=1)
+    eval_steps: int = setting(28, "Deterministic sampling steps of the held-out pictures.", at_least=1)
+    sample_steps: int = setting(28, "Deterministic sampling steps of the contact sheets.", at_least=1)
+    eval_images: int = setting(64, "Held-out pictures made for each evaluation.", unit="pictures", at_least=2)
+    sample_references: int = setting(4, "Rows of the contact sheet.", unit="references", at_least=1)
+    sample_seeds: tuple[int, ...] = setting(
+        (0, 1, 2, 3), "Columns of the contact sheet: one picture a seed.", at_least=0
+    )
+    tracker: str | None = setting(
+        None, "A tracker accelerate knows: tensorboard, wandb, trackio; null = none."
+    )
+    threads: int | None = setting(
+        None, "CPU threads; null = torch's choice. Recorded: results depend on it.", at_least=1
+    )
+    init_lora: str | None = setting(None, "LoRA file the run starts from; suppress needs explore's.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = setting("no", "Autocast of accelerate.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
+    """One training run. `TrainConfig.explore()` and `.suppress(init_lora=...)` give a stage's defaults."""
+
+    stage: Literal["explore", "suppress"] = setting(
+        "explore", "The stage of DivRL; it sets the reward's default."
+    )
+    model: ModelConfig = setting(ModelConfig(), "The pipeline.")
+    lora: LoraConfig = setting(LoraConfig(), "The adapter.")
+    data: DataConfig = setting(DataConfig(), "The references.")
+    reward: RewardConfig = setting(RewardConfig(), "The reward.")
+    rollout: RolloutConfig = setting(RolloutConfig(), "The sampling.")
+    grpo: GrpoConfig = setting(GrpoConfig(), "The policy loss.")
+    optim: OptimConfig = setting(OptimConfig(), "The optimizer.")
+    run: RunConfig = setting(RunConfig(), "The run.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stage == "suppress" and not self.run.init_lora:
+            raise ValueError(
+                "run.init_lora is needed: suppress starts from explore's LoRA; name its run with --from"
+            )
+        if self.grpo.kl_reference == "init" and not self.run.init_lora:
+            raise ValueError(
+                "grpo.kl_reference=init needs run.init_lora; without one take grpo.kl_reference=base"
+            )
+        if self.run.mixed_precision == "fp16" and self.model.dtype == "bfloat16":
+            raise ValueError("run.mixed_precision=fp16 contradicts model.dtype=bfloat16; take bf16 or no")
+        if self.run.mixed_precision == "bf16" and self.model.dtype == "float16":
+            raise ValueError("run.mixed_precision=bf16 contradicts model.dtype=float16; take fp16 or no")
+
+    @classmethod
+    def explore(cls, **sections: Any) -> TrainConfig:
+        """Stage 1: the structure reward nSSM (eq. 8)."""
+        return cls(stage="explore", **sections)
+
+    @classmethod
+    def suppress(cls, *, init_lora: str, **sections: Any) -> TrainConfig:
+        """Stage 2: the gated reward (eq. 9), from stage 1's LoRA, which is also what KL holds on to."""
+        sections["run"] = replace(sections.get("run", RunConfig()), init_lora=init_lora)
+        sections.setdefault("reward", RewardConfig(kind="gated"))
+        sections.setdefault("grpo", GrpoConfig(kl_reference="init"))
+        return cls(stage="suppress", **sections)
+
+    @classmethod
+    def completed(cls, mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The mapping laid over the stage's own defaults."""
+        if mapping.get("stage", "explore") != "suppress":
+            return mapping
+        return merge({"reward": {"kind": "gated"}, "grpo": {"kl_reference": "init"}}, mapping)
+
+    def advice(self) -> tuple[str, ...]:
+        """Warnings about settings that are allowed but seldom meant, a line each."""
+        lines = []
+        if self.grpo.group_size < 4:
+            lines.append(
+                f"grpo.group_size is {self.grpo.group_size}: "
+                "with fewer than 4 samples a group's mean and spread are noise"
+            )
+        if self.stage == "suppress" and self.reward.kind == "nssm":
+            lines.append(
+                "reward.kind is nssm in stage suppress: nothing holds the identity; "
+                "take reward.kind=gated (eq. 9)"
+            )
+        if self.run.eval_every_updates > self.run.updates:
+            lines.append(
+                f"run.eval_every_updates is {self.run.eval_every_updates}, run.updates {self.run.updates}: "
+                "the best LoRA can only be the first or the last"
+            )
+        return tuple(lines)

@@ -1,0 +1,145 @@
+"""The settings of what a run is given: the pipeline, its adapter, the references and the reward.
+
+Imported through `config.py`, which gathers them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from .settings import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """Which Kontext pipeline is trained, and at what size and precision."""
+
+    section: ClassVar[str] = "model"
+
+    path: str = setting(
+        "pocket", "A folder or hub id of a Kontext pipeline, or pocket = the embedded small one."
+    )
+    revision: str | None = setting(None, "The hub revision; null = the newest.")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Storage of weights and latents.")
+    guidance_scale: float = setting(2.5, "The embedded guidance, in training and sampling alike.", at_least=0)
+    image_size_px: int | None = setting(
+        None,
+        "Side of the square pictures; null = the model's own (pocket 128, full Kontext 512).",
+        unit="px",
+        at_least=16,
+    )
+    max_text_tokens: int | None = setting(
+        None,
+        "T5 tokens a prompt may use; null = the pocket's tokenizer's, else 128.",
+        unit="tokens",
+        at_least=1,
+    )
+    gradient_checkpointing: bool = setting(
+        True, "Recompute activations in the backward pass: less memory, more time."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size_px is not None and self.image_size_px % 16:
+            raise ValueError(f"model.image_size_px must be a multiple of 16, got {self.image_size_px}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(Settings):
+    """The trained low-rank adapter."""
+
+    section: ClassVar[str] = "lora"
+
+    rank: int = setting(64, "Rank of each adapter pair.", at_least=1)
+    alpha: float | None = setting(
+        None, "The adapter is scaled by alpha / rank; null = twice the rank.", above=0
+    )
+    targets: Literal["attention+ffn", "attention"] = setting(
+        "attention+ffn", "Which linear layers of the transformer blocks carry an adapter."
+    )
+
+    @property
+    def resolved_alpha(self) -> float:
+        """Alpha with null resolved: twice the rank."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Settings):
+    """References with their masks and prompts."""
+
+    section: ClassVar[str] = "data"
+
+    source: str = setting(
+        "pocket", "A folder of pictures, a Hugging Face dataset id, or pocket = the built-in world."
+    )
+    held_out: str | None = setting(
+        None, "A folder of references for evaluation only; null = some of the source are set apart."
+    )
+    held_out_references: int = setting(16, "How many references are evaluated, never trained on.", at_least=1)
+    image_column: str = setting("image", "The dataset's column with the reference picture.")
+    mask_column: str | None = setting(
+        "mask", "The dataset's column with the object mask; null = whole picture."
+    )
+    caption_column: str = setting("captions", "The dataset's column with the prompts, one a line.")
+    split: str = setting("train", "The dataset's split.")
+    prompts_per_reference: int | None = setting(
+        None, "Use the first so many prompts of each; null = all.", at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(Settings):
+    """The feature extractor behind the rewards; null keeps the backbone's own calibrated value."""
+
+    section: ClassVar[str] = "reward.backbone"
+
+    name: str = setting("lite0", "The reward backbone.")
+    image_size_px: int | None = setting(
+        None, "Side at which the backbone sees pictures.", unit="px", at_least=32
+    )
+    tau_s: float | None = setting(
+        None, "A cell is matched when its semantic cosine is above this.", at_least=-1, below=1
+    )
+    tau_v: float | None = setting(
+        None, "A match agrees when its visual similarity is above this.", at_least=-1, below=1
+    )
+    nssm_pool: int | None = setting(
+        None, "Side of the average pooling before nSSM.", unit="cells", at_least=1
+    )
+    agreement: Literal["anywhere", "match"] | None = setting(
+        None, "Visual agreement is sought anywhere on the object (eq. 3), or at the semantic match itself."
+    )
+    one_to_one: bool | None = setting(None, "Each cell of the reference keeps only its best match.")
+    colour_scale: float | None = setting(None, "d in exp(-distance / d), the similarity of colours.", above=0)
+    weight_s8: float | None = setting(
+        None, "Share of the stride-8 features in visual similarity.", at_least=0, at_most=1
+    )
+    consistency_cutoff: float | None = setting(
+        None, "VSM above which a picture counts as consistent in evaluation.", at_least=0, below=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(Settings):
+    """What is rewarded."""
+
+    section: ClassVar[str] = "reward"
+
+    kind: Literal["nssm", "gated", "vsm", "linear", "brightness"] = setting(
+        "nssm",
+        "nssm = explore (eq. 8), gated = suppress (eq. 9), vsm and linear = the paper's comparisons, "
+        "brightness = a smoke test.",
+    )
+    penalty_weight: float = setting(
+        5.0, "lambda of eq. 9: weight of (gate - VSM)^2 below the gate.", at_least=0
+    )
+    gate: float | None = setting(
+        None,
+        "s of eq. 9: the VSM below which a picture is punished; null = the backbone's.",
+        at_least=0,
+        at_most=1,
+    )
+    vsm_weight: float = setting(0.5, "w of the linear reward w VSM + (1 - w) nSSM.", at_least=0, at_most=1)
+    backbone: BackboneConfig = setting(BackboneConfig(), "The feature extractor.")

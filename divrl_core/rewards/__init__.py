@@ -1,0 +1,1 @@
+"""Rewards from dense features: structural diversity (nSSM), identity (VSM) and the gate between them."""

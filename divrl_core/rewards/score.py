@@ -1,0 +1,200 @@
+"""Both measures of a group of pictures against their reference, from one pass of a backbone over each.
+
+B generated pictures, N = h w cells of each, M cells of the reference's object. The reference is prepared once by
+`reference_features`; `score_images` then gives nSSM and VSM, and `match_cells` the maps behind VSM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .features import FeatureBatch, VisualFeature
+from .nssm import ReferenceStructure, nssm, reference_structure
+from .similarity import cosine_matrix, exponential_matrix, resize_mask, to_cells
+from .vsm import Agreement, Vsm, vsm
+
+LEAST_CELLS = 3
+"""Two cells have one similarity between them: constant, so nSSM could never be defined."""
+
+CHUNK_ELEMENTS = 2**24
+"""Similarities held at once: 64 MB in float32. A large grid is scored a few pictures at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """How features become scores. Defaults: the paper's (arXiv:2606.23950); each backbone brings its own.
+
+    tau_s: semantic cosine a match must exceed. tau_v: visual similarity that counts as agreement when exceeded.
+    nssm_pool: side in cells of the blocks averaged before nSSM (1 = none). agreement: where visual agreement is
+    sought. one_to_one: whether a cell of the reference keeps only its best match.
+    """
+
+    tau_s: float = 0.7
+    tau_v: float = 0.7
+    nssm_pool: int = 1
+    agreement: Agreement = "anywhere"
+    one_to_one: bool = True
+
+    def __post_init__(self) -> None:
+        """Thresholds are similarities, the pool is a number of cells."""
+        for name in ("tau_s", "tau_v"):
+            value = getattr(self, name)
+            if not -1 <= value < 1:
+                raise ValueError(f"{name} must be at least -1 and below 1, got {value}")
+        if self.nssm_pool < 1:
+            raise ValueError(f"nssm_pool must be at least 1 cell, got {self.nssm_pool}")
+        if self.agreement not in ("anywhere", "match"):
+            raise ValueError(f'agreement must be "anywhere" or "match", got {self.agreement!r}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceFeatures:
+    """One reference, ready to be compared with: its mask, its structure and the features of its object's cells.
+
+    mask: bool (h, w), the object on the backbone's grid. semantic: (M, Cs). visual: each `values` is (M, C).
+    """
+
+    mask: Tensor
+    structure: ReferenceStructure
+    semantic: Tensor
+    visual: tuple[VisualFeature, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Measures of B pictures, each (B,). NaN = undefined.
+
+    nssm: in [0, 2], higher = built more differently. vsm: in [0, 1], higher = looks more like the reference.
+    kept_count: matches behind VSM (long); 0 where it is undefined for want of any.
+    """
+
+    nssm: Tensor
+    vsm: Tensor
+    kept_count: Tensor
+
+
+def reference_features(
+    features: FeatureBatch, mask: Tensor | None, settings: ScoreSettings, *, name: str = "the reference"
+) -> ReferenceFeatures:
+    """Prepares one reference, once for all pictures that are compared with it.
+
+    Args:
+        features: of the one reference (batch size 1).
+        mask: bool (H, W) in pixels, True on the object; None = the whole picture. A cell belongs to the object when
+            at least half of it is covered.
+        settings: the backbone's.
+        name: the reference's name in errors.
+
+    Raises:
+        ValueError: more than one picture, or a mask with fewer than `LEAST_CELLS` cells on the grid.
+    """
+    if len(features) != 1:
+        raise ValueError(f"{name}: reference_features takes the features of one picture, got {len(features)}")
+    structure_mask = _cells_of(mask, features.grid, settings.nssm_pool, name)
+    target_mask = _cells_of(mask, features.grid, 1, name)
+    inside = target_mask.flatten().to(features.semantic.device)
+    return ReferenceFeatures(
+        mask=target_mask,
+        structure=reference_structure(features.structure[0], structure_mask, pool=settings.nssm_pool),
+        semantic=to_cells(features.semantic[0])[inside],
+        visual=tuple(
+            replace(feature, values=to_cells(feature.values[0])[inside]) for feature in features.visual
+        ),
+    )
+
+
+def score_images(
+    generated: FeatureBatch,
+    reference: ReferenceFeatures,
+    settings: ScoreSettings,
+    *,
+    generated_mask: Tensor | None = None,
+) -> Scores:
+    """nSSM and VSM of generated pictures against their reference (arXiv:2606.23950, eq. 3-7).
+
+    Args:
+        generated: features of B pictures, from the backbone that saw the reference.
+        reference: from `reference_features`, made with the same settings.
+        settings: the backbone's.
+        generated_mask: bool (B, H, W) in pixels, the objects in the generated pictures; only their cells are sources of
+            VSM. None (training): all cells are. nSSM reads the reference's mask alone.
+
+    Raises:
+        ValueError: features of another grid, or another backbone, than the reference's.
+    """
+    sources = None if generated_mask is None else resize_mask(generated_mask, generated.grid)
+    chunk = max(1, CHUNK_ELEMENTS // (generated.grid[0] * generated.grid[1] * len(reference.semantic)))
+    parts = []
+    for start in range(0, len(generated), chunk):
+        rows = slice(start, start + chunk)
+        matched = match_cells(
+            generated.select(rows), reference, settings, None if sources is None else sources[rows]
+        )
+        parts.append((matched.score, matched.kept.sum(dim=-1)))
+    return Scores(
+        nssm=nssm(generated.structure, reference.structure),
+        vsm=torch.cat([score for score, _ in parts]),
+        kept_count=torch.cat([count for _, count in parts]),
+    )
+
+
+def match_cells(
+    generated: FeatureBatch,
+    reference: ReferenceFeatures,
+    settings: ScoreSettings,
+    source_mask: Tensor | None = None,
+) -> Vsm:
+    """VSM with its matches, cell by cell, for maps of them. `source_mask`: bool (B, h, w) on the grid, None = all.
+
+    `Vsm.match` counts the cells of the object only, in the order of `reference.mask.flatten().nonzero()`.
+    """
+    semantic = cosine_matrix(to_cells(generated.semantic), reference.semantic)
+    sources = None if source_mask is None else source_mask.flatten(1).to(semantic.device)
+    return vsm(
+        semantic,
+        visual_similarity(generated.visual, reference.visual),
+        source_mask=sources,
+        target_mask=None,
+        tau_s=settings.tau_s,
+        tau_v=settings.tau_v,
+        agreement=settings.agreement,
+        one_to_one=settings.one_to_one,
+    )
+
+
+def visual_similarity(generated: tuple[VisualFeature, ...], reference: tuple[VisualFeature, ...]) -> Tensor:
+    """The mean over visual features, by weight, of each one's own similarity: (B, N, M), 1 = looks the same."""
+    names = [[feature.name for feature in features] for features in (generated, reference)]
+    if names[0] != names[1]:
+        raise ValueError(f"visual features must match the reference's: expected {names[1]}, got {names[0]}")
+    total_weight = sum(feature.weight for feature in generated)
+    parts = [
+        feature.weight / total_weight * _similarity(feature, target.values)
+        for feature, target in zip(generated, reference, strict=True)
+        if feature.weight > 0
+    ]
+    return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
+
+
+def _similarity(feature: VisualFeature, target: Tensor) -> Tensor:
+    cells = to_cells(feature.values)
+    if feature.kernel == "cosine":
+        return cosine_matrix(cells, target)
+    return exponential_matrix(cells, target, feature.scale)
+
+
+def _cells_of(mask: Tensor | None, grid: tuple[int, int], pool: int, name: str) -> Tensor:
+    """The object on the grid, or on the pooled one, with enough cells to say something."""
+    height, width = grid[0] // pool, grid[1] // pool
+    cells = (
+        torch.ones(height, width, dtype=torch.bool) if mask is None else resize_mask(mask, (height, width))
+    )
+    if (count := int(cells.sum())) < LEAST_CELLS:
+        raise ValueError(
+            f"{name}: the mask covers {count} of the {height} x {width} cells that the backbone sees, at least "
+            f"{LEAST_CELLS} are needed; use a larger mask, or crop the picture closer to its subject"
+        )
+    return cells
