@@ -18,7 +18,26 @@ from diffusers import (
     FluxTransformer2DModel,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+__all__ = [
+    "AutoencoderTiny",
+    "FluxKontextPipeline",
+    "FluxTransformer2DModel",
+    "build_clip",
+    "build_pipeline",
+    "build_scheduler",
+    "build_t5",
+    "build_transformer",
+    "build_vae",
+]
 
 LATENT_CHANNELS = 16
 SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159  # FLUX's, so raw latents are the same in diffusers and ComfyUI
@@ -40,7 +59,9 @@ def build_vae(*, seed: int) -> AutoencoderTiny:
     )
 
 
-def build_transformer(*, seed: int, heads: int = 2, double_blocks: int = 2, single_blocks: int = 4):
+def build_transformer(
+    *, seed: int, heads: int = 2, double_blocks: int = 2, single_blocks: int = 4
+) -> FluxTransformer2DModel:
     """A FluxTransformer2DModel of width 128 x heads with the guidance embedding on."""
     torch.manual_seed(seed)
     return FluxTransformer2DModel(
@@ -104,7 +125,10 @@ def build_t5(sentences: Sequence[str], *, seed: int) -> tuple[T5TokenizerFast, T
     words = sorted({word for sentence in sentences for word in sentence.split()})
     specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces = [("\u2581" + word, -3.0) for word in words]
-    letters = [("\u2581", -6.0), *((character, -9.0) for character in string.printable if not character.isspace())]
+    letters = [
+        ("\u2581", -6.0),
+        *((character, -9.0) for character in string.printable if not character.isspace()),
+    ]
     tokenizer = T5TokenizerFast(vocab=specials + pieces + letters, extra_ids=0, model_max_length=TEXT_TOKENS)
     torch.manual_seed(seed)
     config = T5Config(

@@ -1,0 +1,57 @@
+"""One attention kernel for a model, wherever its blocks run: rollout, training, and recomputation.
+
+Kernels differ in the last bits, so a policy ratio of exactly 1 needs the same one everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+KERNELS: dict[str, SDPBackend | None] = {
+    "auto": None,
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+
+
+def kernel_name(asked: str | None, device: torch.device) -> str:
+    """The kernel to use: the one asked for, else math on the CPU (it trains faster there) and auto elsewhere.
+
+    Raises ValueError when the name is unknown.
+    """
+    name = asked or ("math" if device.type == "cpu" else "auto")
+    if name not in KERNELS:
+        raise ValueError(f"attention must be one of {', '.join(KERNELS)}, got {asked!r}")
+    return name
+
+
+@contextmanager
+def attention_kernel(name: str) -> Iterator[None]:
+    """Inside this block torch's scaled-dot-product attention uses that kernel ("auto": torch chooses)."""
+    backend = KERNELS[name]
+    with nullcontext() if backend is None else sdpa_kernel(backend):
+        yield
+
+
+def checkpoint_blocks(transformer: nn.Module, kernel: str) -> None:
+    """Let a diffusers model recompute each block in the backward pass, with that kernel.
+
+    The backward pass runs outside the block in which the forward pass chose its kernel, and another kernel
+    keeps other tensors, which torch refuses.
+    """
+
+    def recompute(block: nn.Module, *inputs: Any) -> Any:
+        return checkpoint(
+            block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), attention_kernel(kernel))
+        )
+
+    transformer.enable_gradient_checkpointing(recompute)  # type: ignore[operator]

@@ -1,0 +1,81 @@
+"""Loading one component of a pipeline: in its dtype from the start, whole or not at all, without chatter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from .hub import PipelineFolder
+
+logger = logging.getLogger("divrl")
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def load_module(
+    folder: PipelineFolder, component: str, kind: type[Module], *, dtype: torch.dtype, device: torch.device
+) -> Module:
+    """Load a component for use: weights read straight into `dtype`, in eval mode, frozen, on `device`.
+
+    Args:
+        folder: a checked pipeline.
+        component: its sub-folder, e.g. "transformer".
+        kind: class of diffusers or transformers with `from_pretrained`.
+        dtype: dtype of the weights (T5 keeps a few in float32 under float16, as transformers does).
+        device: where it shall lie.
+
+    Raises ValueError in one line when the files are damaged, incomplete, or do not fit the config.
+    """
+    path = folder.path / component
+    logger.info("loading %s (%s, %s)", component, kind.__name__, str(dtype).removeprefix("torch."))
+    loader: Any = kind
+    try:
+        with _quiet():
+            module, report = loader.from_pretrained(
+                str(path),
+                torch_dtype=dtype,
+                low_cpu_mem_usage=True,
+                output_loading_info=True,
+                local_files_only=True,
+            )
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: could not be loaded as {kind.__name__}: {first_line}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # both libraries fill the gaps with random numbers and go on
+        raise ValueError(
+            f"{path}: {len(missing)} weights of {kind.__name__} are not in the files, the first is "
+            f"{missing[0]}; download or save the pipeline again"
+        )
+    loaded: Module = module.requires_grad_(False).eval().to(device)
+    return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence both libraries' remarks while loading (the checks above replace them); put all back after."""
+    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    has_bars = diffusers_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])
+        if has_bars[0]:
+            diffusers_logging.enable_progress_bar()
+        if has_bars[1]:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Reward backbones: pictures in, dense features out."""

@@ -1,0 +1,297 @@
+"""FLUX.1-Kontext behind one small face: tensors in, tensors out.
+
+The one place that knows how a Kontext model wants its inputs: target tokens first, then the reference's with
+position index 1; guidance as an embedding; times as FluxTransformer2DModel counts them. Above this file a
+time is `t` in [0, 1] (flow/path.py), a picture (B, 3, H, W) in [0, 1], a latent a list of tokens (B, N, C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from ..flow.sde import ode_step
+from .attention import attention_kernel, checkpoint_blocks, kernel_name
+from .components import load_module
+from .conditioning import Conditioning, TextEmbeddings
+from .hub import PipelineFolder, open_pipeline
+from .latents import LatentCodec
+from .layout import REFERENCE_INDEX, TARGET_INDEX, grid_ids, text_ids
+from .shift import ScheduleShift
+from .text import TextEncoders
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class KontextAdapter:
+    """A FLUX.1-Kontext pipeline, loaded part by part as parts are needed, its own weights frozen.
+
+    The transformer is read at first use, so that prompts can be encoded and the text encoders freed before.
+    """
+
+    def __init__(
+        self,
+        folder: PipelineFolder,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_text_tokens: int | None = None,
+        attention: str | None = None,
+    ) -> None:
+        self.folder, self.dtype, self.device = folder, dtype, device
+        self.attention = kernel_name(attention, device)
+        self.has_guidance: bool = _transformer_config(folder).get("guidance_embeds", False)
+        self._shift = ScheduleShift.read(folder)
+        self._text = TextEncoders(folder, dtype=dtype, device=device, max_tokens=max_text_tokens)
+
+    @classmethod
+    def load(
+        cls,
+        path: str = "pocket",
+        *,
+        dtype: torch.dtype | str = "float32",
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        max_text_tokens: int | None = None,
+        attention: str | None = None,
+    ) -> KontextAdapter:
+        """Open a pipeline; its files are checked now, its weights are read when first used.
+
+        Args:
+            path: "pocket" (the embedded model), a diffusers folder, or a hub id.
+            dtype: of weights and latents: float32, bfloat16 or float16.
+            device: where the parts are put.
+            revision: branch, tag or commit of a hub id.
+            max_text_tokens: T5 tokens a prompt has, 1..512; None: the tokenizer's own length, at most 128.
+            attention: kernel of scaled-dot-product attention: auto, math, flash, efficient or cudnn; one
+                for rollout, training and recomputation. None: math on the CPU (trains faster), else auto.
+
+        Raises FileNotFoundError or ValueError, in one line, when there is no such pipeline or it is damaged.
+        """
+        if isinstance(dtype, str):
+            if dtype not in DTYPES:
+                raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+            dtype = DTYPES[dtype]
+        return cls(
+            open_pipeline(path, revision),
+            dtype=dtype,
+            device=torch.device(device),
+            max_text_tokens=max_text_tokens,
+            attention=attention,
+        )
+
+    # Parts and numbers
+
+    @cached_property
+    def transformer(self) -> nn.Module:
+        """The FluxTransformer2DModel, frozen. Assign a wrapped one (accelerate's) and it is used instead."""
+        transformer: nn.Module = load_module(
+            self.folder, "transformer", FluxTransformer2DModel, dtype=self.dtype, device=self.device
+        )
+        return transformer
+
+    @cached_property
+    def _codec(self) -> LatentCodec:
+        return LatentCodec(self.folder, dtype=self.dtype, device=self.device)
+
+    @property
+    def vae(self) -> nn.Module:
+        """The AutoencoderKL or AutoencoderTiny, frozen."""
+        vae: nn.Module = self._codec.vae
+        return vae
+
+    @property
+    def default_image_size_px(self) -> int:
+        """Side of the square pictures the model is made for: pocket 128, a full Kontext 512 (in training)."""
+        return self.folder.image_size_px
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Number L of T5 tokens that every prompt is padded or cut to."""
+        return self._text.max_tokens
+
+    def token_count(self, height: int, width: int) -> int:
+        """Tokens N of a picture of that size in pixels."""
+        rows, columns = self._codec.grid(height, width)
+        return rows * columns
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int]:
+        """(N, C) of a picture's packed latent: (height/16 x width/16, 64) for FLUX."""
+        return self.token_count(height, width), self._codec.channels * 4
+
+    def target_ids(self, height: int, width: int) -> Tensor:
+        """Position ids (N, 3) of the target's tokens, float32."""
+        return grid_ids(*self._codec.grid(height, width), index=TARGET_INDEX, device=self.device)
+
+    def reference_ids(self, height: int, width: int) -> Tensor:
+        """Position ids (M, 3) of a reference's tokens: index 1, rows and columns from 0."""
+        return grid_ids(*self._codec.grid(height, width), index=REFERENCE_INDEX, device=self.device)
+
+    def sigmas(self, steps: int, height: int, width: int) -> Tensor:
+        """Times of a sampling run for a target of that size, float64 (steps + 1,), from 1 to 0."""
+        return self._shift.sigmas(steps, self.token_count(height, width))
+
+    # Encoding and decoding
+
+    def encode_text(self, prompts: Sequence[str], *, micro_batch: int = 16) -> TextEmbeddings:
+        """Encode prompts with CLIP and T5, which are loaded if they are not in memory."""
+        return self._text.encode(prompts, micro_batch=micro_batch)
+
+    def encode_images(self, images: Tensor, *, micro_batch: int = 8) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] -> clean normalised tokens (B, N, C) in the model's dtype."""
+        return self._codec.encode(images, micro_batch=micro_batch)
+
+    def decode(self, tokens: Tensor, height: int, width: int, *, micro_batch: int = 8) -> Tensor:
+        """Clean tokens (B, N, C) -> pictures (B, 3, height, width), float32 in [0, 1]."""
+        return self._codec.decode(tokens, height, width, micro_batch=micro_batch)
+
+    def conditioning(
+        self, text: TextEmbeddings, reference_tokens: Tensor, *, height: int, width: int
+    ) -> Conditioning:
+        """Put together what was encoded before: B prompts, and B references of that size in pixels.
+
+        Raises ValueError when the two do not belong together.
+        """
+        expected = (len(text), *self.latent_shape(height, width))
+        if tuple(reference_tokens.shape) != expected:
+            raise ValueError(
+                f"conditioning: {len(text)} prompts need reference tokens of shape {expected} "
+                f"({height} x {width} px each), got {tuple(reference_tokens.shape)}"
+            )
+        return Conditioning(
+            prompt_embeds=text.prompt_embeds,
+            pooled=text.pooled,
+            text_ids=text_ids(text.prompt_embeds.shape[1], device=self.device),
+            reference_tokens=reference_tokens,
+            reference_ids=self.reference_ids(height, width),
+        )
+
+    def encode(self, prompts: Sequence[str], references: Tensor) -> Conditioning:
+        """Encode prompts and their references, (B, 3, H, W) in [0, 1], one to one."""
+        tokens = self.encode_images(references)
+        return self.conditioning(
+            self.encode_text(prompts), tokens, height=references.shape[2], width=references.shape[3]
+        )
+
+    def drop_encoders(self) -> None:
+        """Free the text encoders' memory. Encoding another prompt would load them again."""
+        self._text.drop()
+
+    # The model
+
+    def velocity(
+        self, x_t: Tensor, t: float | Tensor, conditioning: Conditioning, target_ids: Tensor, guidance: float
+    ) -> Tensor:
+        """The model's velocity ``v = eps - x_0`` at x_t, the one function for rollout and training.
+
+        Runs under the caller's autocast and gradient settings. Equal inputs in an equal batch shape give
+        equal bits; another batch size may move float32 outputs by 1e-6.
+
+        Args:
+            x_t: noisy target tokens (B, N, C), any dtype (rounded to the model's).
+            t: time in [0, 1], 1 is noise; one number, or one for each sample (B,).
+            conditioning: of the same B samples.
+            target_ids: (N, 3), from `target_ids(height, width)`.
+            guidance: embedded guidance scale (2.5 in training); a model without the embedding ignores it.
+
+        Returns:
+            (B, N, C), float32: the target's part of the prediction alone.
+        """
+        _check_batch(x_t, conditioning, target_ids)
+        hidden = torch.cat([x_t.to(self.dtype), conditioning.reference_tokens.to(self.dtype)], dim=1)
+        with attention_kernel(self.attention):
+            prediction: Tensor = self.transformer(
+                hidden_states=hidden,
+                timestep=_model_time(t, x_t),
+                guidance=self._guidance(guidance, x_t),
+                pooled_projections=conditioning.pooled.to(self.dtype),
+                encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
+                txt_ids=conditioning.text_ids,
+                img_ids=torch.cat([target_ids, conditioning.reference_ids]),
+                return_dict=False,
+            )[0]
+        return prediction[:, : x_t.shape[1]].float()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditioning: Conditioning,
+        noise: Tensor,
+        *,
+        height: int,
+        width: int,
+        steps: int,
+        guidance: float,
+        micro_batch: int = 8,
+    ) -> Tensor:
+        """Clean tokens (B, N, C), float32, from noise tokens (B, N, C) by plain Euler steps (deterministic).
+
+        The same as diffusers' FluxKontextPipeline called with `max_area=width * height, _auto_resize=False`.
+
+        Raises ValueError when noise, conditioning and size do not belong together.
+        """
+        if tuple(noise.shape) != (len(conditioning), *self.latent_shape(height, width)):
+            raise ValueError(
+                f"sample: noise for {len(conditioning)} samples of {height} x {width} px must be "
+                f"{(len(conditioning), *self.latent_shape(height, width))}, got {tuple(noise.shape)}"
+            )
+        times = self.sigmas(steps, height, width).tolist()
+        ids = self.target_ids(height, width)
+        finished = []
+        for start in range(0, len(noise), micro_batch):
+            part = slice(start, start + micro_batch)
+            given = conditioning.select(part).to(self.device)
+            x_t = noise[part].to(self.device, torch.float32)
+            for t, t_next in pairwise(times):
+                x_t = ode_step(x_t, self.velocity(x_t, t, given, ids, guidance), t, t_next)
+            finished.append(x_t)
+        return torch.cat(finished)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each block in the backward pass: less memory, more time, the same gradients."""
+        checkpoint_blocks(self.transformer, self.attention)
+
+    def _guidance(self, guidance: float, x_t: Tensor) -> Tensor | None:
+        if not self.has_guidance:
+            return None
+        return torch.full((len(x_t),), guidance, dtype=torch.float32, device=x_t.device)
+
+
+def _model_time(t: float | Tensor, x_t: Tensor) -> Tensor:
+    """Time in [0, 1] as FluxTransformer2DModel takes it, (B,): it multiplies by 1000 itself."""
+    time = torch.as_tensor(t, dtype=torch.float32, device=x_t.device)
+    if time.ndim > 1 or (time.ndim == 1 and len(time) != len(x_t)):
+        raise ValueError(
+            f"velocity: t must be one number or one for each of {len(x_t)} samples, got {tuple(time.shape)}"
+        )
+    if isinstance(t, float | int) and not 0 <= t <= 1:
+        raise ValueError(f"velocity: t must lie in [0, 1] (1 = noise), got {t}")
+    return time.expand(len(x_t))
+
+
+def _check_batch(x_t: Tensor, conditioning: Conditioning, target_ids: Tensor) -> None:
+    if x_t.ndim != 3 or len(x_t) != len(conditioning):
+        raise ValueError(
+            f"velocity: x_t must be ({len(conditioning)}, N, C) like its conditioning, got {tuple(x_t.shape)}"
+        )
+    if tuple(target_ids.shape) != (x_t.shape[1], 3):
+        raise ValueError(
+            f"velocity: target_ids must be ({x_t.shape[1]}, 3), a row for each token of x_t, "
+            f"got {tuple(target_ids.shape)}"
+        )
+
+
+def _transformer_config(folder: PipelineFolder) -> dict[str, Any]:
+    path = folder.path / "transformer"
+    try:
+        config: dict[str, Any] = FluxTransformer2DModel.load_config(str(path), local_files_only=True)
+    except (OSError, ValueError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: could not be loaded: {first_line}") from error
+    return config
