@@ -1,0 +1,158 @@
+"""References in a Hugging Face dataset: of the hub, a parquet file, a folder of parquet or `save_to_disk`.
+
+Columns (named in the settings): pictures, masks (an empty cell: no mask), captions as a list of texts or as
+one text with a prompt a line. A column `id`, where there is one, names the references; otherwise they are
+row-000000 and so on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from ..config import DataConfig
+from .hub_ids import is_hub_id
+from .metadata_rows import captions_of
+from .picture_references import PictureFile, PictureSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ID_COLUMN = "id"
+
+
+def is_dataset(source: str) -> bool:
+    """Whether this names a dataset, not a folder of pictures: local dataset files, or owner/name."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        saved = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+        return saved or any(path.rglob("*.parquet"))
+    if path.is_file():
+        return path.suffix == ".parquet"
+    return is_hub_id(source)
+
+
+def read_dataset(source: str, config: DataConfig) -> tuple[list[PictureSource], list[str]]:
+    """The references of a dataset's split, no picture decoded yet, and the problems found, a line each.
+
+    Raises ImportError without the package datasets, ValueError when the dataset or its split cannot be
+    opened.
+    """
+    dataset, roots = _open(source, config.split)
+    problems = _column_problems(dataset, config)
+    if problems:
+        return [], [f"{source}: {problem}" for problem in problems]
+    pictures = _Column(dataset, config.image_column, source, roots)
+    masks = None if config.mask_column is None else _Column(dataset, config.mask_column, source, roots)
+    ids = _ids(dataset)
+    captions = dataset.select_columns([config.caption_column])
+    sources: dict[str, PictureSource] = {}
+    for place, row in enumerate(captions):
+        prompts, caption_problems = captions_of(row[config.caption_column])
+        if row[config.caption_column] is None:
+            caption_problems = ["no caption"]
+        problems += [
+            f"{source} row {place}, column {config.caption_column!r}: {text}" for text in caption_problems
+        ]
+        if ids[place] in sources:
+            problems.append(f"{source} row {place}: the id {ids[place]!r} is already taken by an earlier row")
+            continue
+        mask = None if masks is None else masks.file(place)
+        sources[ids[place]] = PictureSource(ids[place], prompts, pictures.file(place), mask)
+    if not sources:
+        problems.append(f"{source}: the split {config.split!r} has no rows")
+    return list(sources.values()), problems
+
+
+class _Column:
+    """The undecoded pictures of one column."""
+
+    def __init__(self, dataset: Dataset, name: str, source: str, roots: tuple[Path, ...]) -> None:
+        import datasets
+
+        self._cells = dataset.select_columns([name]).cast_column(name, datasets.Image(decode=False))
+        self._name = name
+        self._source = source
+        self._roots = roots
+        self._lock = Lock()  # pictures are checked in threads
+
+    def file(self, place: int) -> PictureFile:
+        return PictureFile(f"{self._source} row {place}, column {self._name!r}", lambda: self._read(place))
+
+    def _read(self, place: int) -> Path | bytes | None:
+        with self._lock:
+            cell: dict[str, Any] | None = self._cells[place][self._name]
+        if cell is None:
+            return None
+        if cell["bytes"] is not None:
+            return bytes(cell["bytes"])
+        path = Path(cell["path"] or "")
+        if not any(path.resolve().is_relative_to(root) for root in self._roots):
+            raise ValueError(f"the row points outside the dataset: {cell['path']!r}")
+        return path
+
+
+def _open(source: str, split: str) -> tuple[Dataset, tuple[Path, ...]]:
+    """The split, and the folders in which its pictures may lie."""
+    try:
+        import datasets
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        raise ImportError(
+            f"data.source {source!r} is a dataset, which needs the package datasets: "
+            'pip install "divrl[datasets]" (or pip install datasets)'
+        ) from None
+    path = Path(source).expanduser()
+    roots = tuple(Path(root).resolve() for root in (path, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE))
+    try:
+        if path.is_file():
+            dataset = datasets.load_dataset("parquet", data_files={split: str(path)}, split=split)
+        elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            dataset = datasets.load_from_disk(str(path))
+        else:
+            dataset = datasets.load_dataset(str(path) if path.is_dir() else source, split=split)
+    except (OSError, ValueError) as error:
+        nothing_here = "" if path.exists() else f"there is no folder {source!r} here, and "
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{nothing_here}the dataset {source!r}, split {split!r}, cannot be opened: {reason}"
+        ) from error
+    if isinstance(dataset, datasets.DatasetDict):
+        if split not in dataset:
+            raise ValueError(
+                f"{source}: there is no split {split!r}; it has {', '.join(dataset)}; set data.split"
+            )
+        dataset = dataset[split]
+    return dataset, roots
+
+
+def _column_problems(dataset: Dataset, config: DataConfig) -> list[str]:
+    import datasets
+
+    problems = []
+    columns = {"image_column": config.image_column, "mask_column": config.mask_column}
+    for setting, name in {**columns, "caption_column": config.caption_column}.items():
+        if name is not None and name not in dataset.column_names:
+            near = difflib.get_close_matches(name, dataset.column_names, n=1, cutoff=0.5)
+            problems.append(
+                f"there is no column {name!r}; it has {', '.join(dataset.column_names)}; set data.{setting}"
+                + (f" (to {near[0]}?)" if near else "")
+                + (", or to null for no masks" if setting == "mask_column" else "")
+            )
+    for setting, name in columns.items():
+        feature = dataset.features.get(name) if name else None
+        is_picture = isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in (
+            "binary",
+            "large_binary",
+        )
+        if feature is not None and not is_picture:
+            problems.append(f"column {name!r} (data.{setting}) must hold pictures, got {feature}")
+    return problems
+
+
+def _ids(dataset: Dataset) -> list[str]:
+    if ID_COLUMN in dataset.column_names:
+        return [str(value) for value in dataset[ID_COLUMN]]
+    return [f"row-{place:06d}" for place in range(len(dataset))]

@@ -1,0 +1,90 @@
+"""Whether a folder is a whole Kontext pipeline, seen from its files: nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+PIPELINE_CLASS = "FluxKontextPipeline"
+COMPONENTS = (
+    "transformer",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "scheduler",
+)
+WITH_WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+
+
+def pipeline_problems(folder: Path) -> list[str]:
+    """What keeps the folder from being a Kontext pipeline as diffusers saves it, a line each.
+
+    Checks the class, the components, and that every weight file is there and as long as its header says.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return [
+            f"{folder}: no {index.name}: needs a Kontext pipeline in diffusers' layout, a folder with "
+            f"{index.name} and {', '.join(COMPONENTS)}"
+        ]
+    content = _read_json(index)
+    if not isinstance(content, dict):
+        return [f"{index}: not a JSON object; get the model again"]
+    if content.get("_class_name") != PIPELINE_CLASS:
+        return [f"{index}: needs a {PIPELINE_CLASS}, got {content.get('_class_name')}"]
+    problems = []
+    for name in COMPONENTS:
+        if not (folder / name).is_dir():
+            problems.append(f"{folder / name}: this part of the pipeline is missing; get the model again")
+        elif name in WITH_WEIGHTS:
+            problems += _weight_problems(folder / name)
+    return problems
+
+
+def _weight_problems(folder: Path) -> list[str]:
+    problems = []
+    wanted: set[Path] = set()
+    for index in folder.glob("*.safetensors.index.json"):
+        content = _read_json(index)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(weight_map, dict):
+            problems.append(f"{index}: not an index of weight files; get the model again")
+            continue
+        wanted |= {folder / str(name) for name in weight_map.values()}
+    files = set(folder.glob("*.safetensors"))
+    problems += [
+        f"{path}: this weight file is missing; get the model again" for path in sorted(wanted - files)
+    ]
+    if not files | wanted and not any(folder.glob("*.bin")):
+        problems.append(f"{folder}: no weights (*.safetensors) in it; get the model again")
+    for path in sorted(files):
+        needed, found = _length_by_header(path), path.stat().st_size
+        if needed is None:
+            problems.append(f"{path}: not a safetensors file; get it again")
+        elif needed != found:
+            problems.append(f"{path}: needs {needed} bytes by its header, got {found}; get it again")
+    return problems
+
+
+def _length_by_header(path: Path) -> int | None:
+    """How long the safetensors file should be: 8 bytes, a JSON header of that length, the tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(100_000_000, path.stat().st_size):
+            return None
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return None
+    return 8 + length + max(ends, default=0)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,190 @@
+"""A reference set made of pictures, wherever they lie: checked once as a whole, then decoded when asked for.
+
+A mask file is the mask; without one an alpha channel that is not opaque everywhere; without either the
+whole picture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pictures import OBJECT_ABOVE, Picture, decode_mask, decode_picture, frame
+from .references import PromptPair, Reference, prompt_pairs
+
+CACHED_REFERENCES = 32
+MASK_SOURCES = ("files", "alpha", "whole picture")
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture not yet read: `where` is for messages, `read` gives its path or bytes, or None."""
+
+    where: str
+    read: Callable[[], Path | bytes | None]
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """One reference not yet read. `mask` None, or reading as None: no mask file."""
+
+    reference_id: str
+    captions: tuple[str, ...]
+    picture: PictureFile
+    mask: PictureFile | None = None
+
+
+@dataclass(frozen=True)
+class CheckedSource:
+    """A reference that was decoded once without a problem: where its mask is from, a digest of its pixels."""
+
+    source: PictureSource
+    mask_source: str
+    digest: str
+
+
+class PictureReferences:
+    """References that passed `check_sources`; decoded when loaded, the last few kept (a `ReferenceSet`)."""
+
+    def __init__(self, checked: Iterable[CheckedSource]) -> None:
+        self._checked = {item.source.reference_id: item for item in checked}
+        self._load = lru_cache(maxsize=CACHED_REFERENCES)(self._decode)
+        self.pairs: tuple[PromptPair, ...] = tuple(
+            pair
+            for item in self._checked.values()
+            for pair in prompt_pairs(item.source.reference_id, item.source.captions)
+        )
+
+    @property
+    def reference_ids(self) -> tuple[str, ...]:
+        """The ids of all references, in the order of their source."""
+        return tuple(self._checked)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """For each id a digest of the picture's pixels: equal digests are the same picture."""
+        return {reference_id: item.digest for reference_id, item in self._checked.items()}
+
+    @property
+    def mask_counts(self) -> dict[str, int]:
+        """How many masks come from "files", "alpha" and "whole picture"; only those that occur."""
+        counts = Counter(item.mask_source for item in self._checked.values())
+        return {name: counts[name] for name in MASK_SOURCES if counts[name]}
+
+    @property
+    def mask_source(self) -> str:
+        """The one source of all masks, or how many there are of each: "2 files, 1 whole picture"."""
+        counts = self.mask_counts
+        if len(counts) == 1:
+            return next(iter(counts))
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    def load(self, reference_id: str, size_px: int) -> Reference:
+        """The reference as a square of `size_px`. Raises KeyError (unknown id), ValueError (unreadable)."""
+        return self._load(reference_id, size_px)
+
+    def select(self, reference_ids: Collection[str]) -> PictureReferences:
+        """The set with only these references, in the same order."""
+        kept = (item for reference_id, item in self._checked.items() if reference_id in reference_ids)
+        return PictureReferences(kept)
+
+    def _decode(self, reference_id: str, size_px: int) -> Reference:
+        source = self._checked[reference_id].source
+        try:
+            picture = decode_picture(_content(source.picture))
+            mask, _ = _mask_of(source, picture)
+            return frame(picture.rgb, mask, size_px)
+        except ValueError as error:
+            raise ValueError(f"{source.picture.where}: {error}") from error
+
+
+def check_sources(
+    sources: Sequence[PictureSource], *, size_px: int | None = None
+) -> tuple[list[CheckedSource], list[str]]:
+    """Decode every picture and mask once: the good references, and the problems of the others, a line each.
+
+    With `size_px` a reference whose object vanishes at that size is a problem too. Decoding runs in
+    threads; the order of both lists is that of `sources`.
+    """
+
+    def check(source: PictureSource) -> CheckedSource | list[str]:
+        return _check(source, size_px)
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        results = list(pool.map(check, sources))
+    checked = [result for result in results if isinstance(result, CheckedSource)]
+    problems = [line for result in results if isinstance(result, list) for line in result]
+    return checked, problems
+
+
+def _check(source: PictureSource, size_px: int | None) -> CheckedSource | list[str]:
+    problems: list[str] = []
+    picture = mask_file = None
+    try:
+        picture = decode_picture(_content(source.picture))
+    except ValueError as error:
+        problems.append(f"{source.picture.where}: {error}")
+    try:
+        mask_file = _mask_file(source)
+    except ValueError as error:
+        assert source.mask is not None
+        problems.append(f"{source.mask.where}: {error}")
+    if problems or picture is None:
+        return problems
+    where = source.picture.where if mask_file is None or source.mask is None else source.mask.where
+    try:
+        mask, mask_source = _choose_mask(picture, mask_file)
+        if size_px is not None:
+            frame(picture.rgb, mask, size_px)
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    return CheckedSource(source, mask_source, _digest(picture))
+
+
+def _content(file: PictureFile) -> Path | bytes:
+    content = file.read()
+    if content is None:
+        raise ValueError("there is no picture")
+    return content
+
+
+def _mask_file(source: PictureSource) -> NDArray[np.bool_] | None:
+    content = None if source.mask is None else source.mask.read()
+    return None if content is None else decode_mask(content)
+
+
+def _mask_of(source: PictureSource, picture: Picture) -> tuple[NDArray[np.bool_], str]:
+    return _choose_mask(picture, _mask_file(source))
+
+
+def _choose_mask(picture: Picture, mask_file: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], str]:
+    width, height = picture.rgb.size
+    if mask_file is not None:
+        if mask_file.shape != (height, width):
+            raise ValueError(
+                f"the mask must be as large as its picture, {width} x {height} px, "
+                f"got {mask_file.shape[1]} x {mask_file.shape[0]} px"
+            )
+        return mask_file, "files"
+    if picture.alpha is None or picture.alpha.min() == 255:
+        return np.ones((height, width), dtype=bool), "whole picture"
+    mask: NDArray[np.bool_] = picture.alpha > OBJECT_ABOVE
+    if not mask.any():
+        raise ValueError(
+            f"the mask is empty: the alpha channel's largest value is {picture.alpha.max()}, "
+            f"the object needs more than {OBJECT_ABOVE}"
+        )
+    return mask, "alpha"
+
+
+def _digest(picture: Picture) -> str:
+    return blake2b(picture.rgb.tobytes(), key=repr(picture.rgb.size).encode(), digest_size=16).hexdigest()

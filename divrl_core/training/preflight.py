@@ -1,0 +1,116 @@
+"""Everything about a run that can be known before a model loads, told at once."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..config import ModelConfig, TrainConfig
+from ..models.lora_file import read_lora
+from .data import POCKET, DataProblems, RunData, open_data
+from .hub_ids import is_hub_id
+from .model_files import pipeline_problems
+
+logger = logging.getLogger("divrl")
+
+POCKET_SIZE_PX = 128
+POCKET_FOLDER = Path(__file__).parents[1] / "pocket" / "weights"
+TRACKER_PACKAGES = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+    "comet_ml": ("comet_ml",),
+    "aim": ("aim",),
+    "mlflow": ("mlflow",),
+    "clearml": ("clearml",),
+    "dvclive": ("dvclive",),
+    "swanlab": ("swanlab",),
+}
+
+
+def check(config: TrainConfig) -> RunData:
+    """Check data, model files, LoRA and tracker without loading a model, and return the opened data.
+
+    All pictures are decoded once. Raises ValueError with every problem found, each on a line of its own.
+    """
+    problems = [
+        *_model_problems(config.model),
+        *_lora_problems(config),
+        *_tracker_problems(config.run.tracker),
+    ]
+    data = None
+    try:
+        data = open_data(config.data, seed=config.run.seed, size_px=_known_size_px(config.model))
+        problems += _count_problems(config, data)
+    except DataProblems as error:
+        problems += error.lines
+    if problems or data is None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ValueError(
+            "\n".join([f"{count} found before loading anything:", *(f"  - {line}" for line in problems)])
+        )
+    logger.info(
+        "%d pairs to train on, masks: %s; %d pairs held out, masks: %s",
+        len(data.train.pairs),
+        data.train.mask_source,
+        len(data.held_out.pairs),
+        data.held_out.mask_source,
+    )
+    return data
+
+
+def _model_problems(config: ModelConfig) -> list[str]:
+    if config.path == POCKET:
+        return pipeline_problems(POCKET_FOLDER)
+    path = Path(config.path).expanduser()
+    if path.is_dir():
+        return pipeline_problems(path)
+    if path.is_file() or not is_hub_id(config.path):
+        return [
+            f"model.path: no folder {config.path!r}; needs a Kontext pipeline's folder, a hub id "
+            f"(owner/name) or {POCKET}"
+        ]
+    return []
+
+
+def _lora_problems(config: TrainConfig) -> list[str]:
+    if config.run.init_lora is None:
+        return []
+    try:
+        read_lora(Path(config.run.init_lora).expanduser())
+    except (FileNotFoundError, ValueError) as error:
+        return [f"run.init_lora: {error}"]
+    return []
+
+
+def _tracker_problems(tracker: str | None) -> list[str]:
+    if tracker is None:
+        return []
+    if tracker not in TRACKER_PACKAGES:
+        near = difflib.get_close_matches(tracker, TRACKER_PACKAGES, n=1)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        return [f"run.tracker must be one of {', '.join(TRACKER_PACKAGES)}, got {tracker!r}{hint}"]
+    if any(find_spec(package) for package in TRACKER_PACKAGES[tracker]):
+        return []
+    return [
+        f"run.tracker={tracker} needs its package: pip install {TRACKER_PACKAGES[tracker][0]}, "
+        "or set run.tracker=null (metrics.jsonl is always written)"
+    ]
+
+
+def _count_problems(config: TrainConfig, data: RunData) -> list[str]:
+    pairs, groups = len(data.train.pairs), config.grpo.groups_per_update
+    if pairs >= groups:
+        return []
+    return [
+        f"grpo.groups_per_update: {groups} different (reference, prompt) pairs are needed in an update, "
+        f"{config.data.source} has {pairs} to train on; set it to at most {pairs} or add captions"
+    ]
+
+
+def _known_size_px(config: ModelConfig) -> int | None:
+    if config.image_size_px is not None:
+        return config.image_size_px
+    return POCKET_SIZE_PX if config.path == POCKET else None
