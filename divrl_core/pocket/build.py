@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import AutoencoderTiny, FluxTransformer2DModel
 
-from ..models.pocket_parts import build_pipeline
-from .train_kontext import KontextRecipe, PairSource, all_captions, encode_captions, encode_shard, train_kontext
+from ..models.pocket_parts import AutoencoderTiny, FluxTransformer2DModel, build_pipeline
+from .pairs import KontextRecipe, PairSource, all_captions, encode_captions, encode_shard
+from .train_kontext import Progress, train_kontext
 from .train_vae import VaeRecipe, round_trip_psnr, train_vae
 from .world import load_shard, render_split, shard_path
 
@@ -34,7 +34,7 @@ class OutOfTime(Exception):
 def build(
     output: Path,
     *,
-    stage: Literal["all", "vae", "kontext"] = "all",
+    stage: Literal["all", "vae"] = "all",
     minutes: float | None = None,
     threads: int | None = None,
     seed: int = 0,
@@ -67,16 +67,29 @@ def build(
         vae = train_vae(shards, vae_shards, work, vae_recipe, seed=seed, progress=progress)
         if stage == "vae":
             return None
-        transformer = _transformer(vae, shards, work, kontext_recipe, train_shards, seed=seed, progress=progress)
+        transformer = _transformer(
+            vae, shards, work, kontext_recipe, train_shards, seed=seed, progress=progress
+        )
     except OutOfTime:
         logger.info("time is over; the same command goes on from here")
         return None
     return write_pipeline(vae, transformer, output / "pipeline", shards, seed=seed)
 
 
-def _transformer(vae, shards: Path, work: Path, recipe: KontextRecipe, count: int, *, seed: int, progress):
+def _transformer(
+    vae: AutoencoderTiny,
+    shards: Path,
+    work: Path,
+    recipe: KontextRecipe,
+    count: int,
+    *,
+    seed: int,
+    progress: Progress,
+) -> FluxTransformer2DModel:
     """Encode every shard once, then train."""
-    coder = copy_for_speed(vae)
+    coder = (
+        vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    )  # the faster layout on a CPU
     text = encode_captions(seed=seed)
     sources = []
     for held_out, number_of_shards in ((False, count), (True, HELD_OUT_SHARDS)):
@@ -87,12 +100,8 @@ def _transformer(vae, shards: Path, work: Path, recipe: KontextRecipe, count: in
             prompts.extend(load_shard(path).prompts)
             progress(f"encoded {path.stem}")
         sources.append(PairSource(torch.cat(latents), prompts, text, recipe, seed))
-    return train_kontext(*sources, work, recipe, seed=seed, progress=progress)
-
-
-def copy_for_speed(vae: AutoencoderTiny) -> AutoencoderTiny:
-    """The VAE in channels-last layout, the faster one for encoding on a CPU."""
-    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    train, held_out_pairs = sources
+    return train_kontext(train, held_out_pairs, work, recipe, seed=seed, progress=progress)
 
 
 def write_pipeline(
@@ -107,8 +116,13 @@ def write_pipeline(
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.save_pretrained(fresh, safe_serialization=True)
-    facts = {"seed": seed, "vae_psnr_db": round(psnr, 2), "vae_figure_psnr_db": round(figure_psnr, 2)}
-    (fresh / "pocket.json").write_text(json.dumps(facts, indent=2) + "\n")
+    facts = {
+        "image_size_px": held_out.images.shape[2],
+        "seed": seed,
+        "vae_psnr_db": round(psnr, 2),
+        "vae_figure_psnr_db": round(figure_psnr, 2),
+    }
+    (fresh / "divrl.json").write_text(json.dumps(facts, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(fresh, folder)
     logger.info("pipeline in %s: VAE %.1f dB, on the figure %.1f dB", folder, psnr, figure_psnr)

@@ -58,7 +58,9 @@ class PocketReferences:
         ending = reference_id.rsplit("-", 1)[-1]
         number = int(ending) if ending.isdigit() else -1
         if not 0 <= number < self.count or self.reference_id(number) != reference_id:
-            raise ValueError(f"pocket world: no reference {reference_id!r} among the {self.count} of {self.split}")
+            raise ValueError(
+                f"pocket world: no reference {reference_id!r} among the {self.count} of {self.split}"
+            )
         view = self.view(number)
         drawn = render(view.identity, view.structure, view.background, size_px=size_px)
         image = torch.from_numpy(drawn.image).permute(2, 0, 1).float() / 255

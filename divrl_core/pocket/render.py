@@ -16,8 +16,16 @@ from .solids import FAR, Array, Solid, intersect
 VIEW_ANGLE_DEG = 30.0
 CAMERA_DISTANCE = 5.6
 # each plan fills the frame: height of the point looked at (world units) and size on the picture
-LOOK_AT_HEIGHT = {"fox": 0.78, "bear": 0.98, "rabbit": 1.08, "elephant": 0.86, "giraffe": 1.12, "duck": 0.72, "robot": 1.06,
-                  "dinosaur": 0.82}  # fmt: skip
+LOOK_AT_HEIGHT = {
+    "fox": 0.78,
+    "bear": 0.98,
+    "rabbit": 1.08,
+    "elephant": 0.86,
+    "giraffe": 1.12,
+    "duck": 0.72,
+    "robot": 1.06,
+    "dinosaur": 0.82,
+}
 PLAN_SCALE = {
     "fox": 1.12,
     "bear": 1.12,
@@ -255,13 +263,12 @@ def _shadow(rays: Array, reach: Array, camera: Camera, solids: tuple[Solid, ...]
         if ask.any():
             distance, _ = intersect(solid, points[ask], toward_light[ask])
             blocked[ask] = distance < FAR
-    small = blocked.reshape(rays.shape[:2]).astype(np.float32)
+    small: Array = blocked.reshape(rays.shape[:2]).astype(np.float32)
+    edge = small.shape[0]
     for _ in range(2):  # a 3 x 3 box twice: a soft edge
         padded = np.pad(small, 1, mode="edge")
-        small = (
-            sum(padded[i : i + small.shape[0], j : j + small.shape[1]] for i in range(3) for j in range(3))
-            / 9
-        )
+        shifted = [padded[i : i + edge, j : j + edge] for i in range(3) for j in range(3)]
+        small = np.stack(shifted).mean(axis=0)
     return _enlarge(small, size)
 
 

@@ -6,13 +6,28 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 
 
+class Stateful(Protocol):
+    """What is needed of an optimizer here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a state back."""
+
+
 def save_state(
-    folder: Path, module: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int
+    folder: Path,
+    module: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizer: Stateful,
+    step: int,
 ) -> None:
     """Write the state beside `folder` and put it in its place in one rename."""
     fresh, old = folder.with_suffix(".new"), folder.with_suffix(".old")
@@ -33,9 +48,7 @@ def save_state(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(
-    folder: Path, module: torch.nn.Module, average: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> int:
+def load_state(folder: Path, module: torch.nn.Module, average: torch.nn.Module, optimizer: Stateful) -> int:
     """Restore a saved state in place and return the number of finished steps; 0 where nothing was saved."""
     old = folder.with_suffix(".old")
     if not folder.exists() and old.exists():  # killed between the two renames

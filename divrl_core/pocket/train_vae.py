@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderTiny
 from torch import nn
 
-from ..models.pocket_parts import SCALING_FACTOR, SHIFT_FACTOR, build_vae
+from ..models.pocket_parts import SCALING_FACTOR, SHIFT_FACTOR, AutoencoderTiny, build_vae
 from .state import load_state, save_state
 from .world import load_shard, shard_path
 
@@ -37,7 +36,9 @@ class VaeRecipe:
     crop_px: int = 64
     narrow_lr: float = 1.5e-3
     wide_lr: float = 7e-4
-    latent_noise: float = 0.06  # std added to normalised latents: the decoder then forgives a generator's errors
+    latent_noise: float = (
+        0.06  # std added to normalised latents: the decoder then forgives a generator's errors
+    )
     figure_weight: float = 3.0
     edge_weight: float = 1.0
     save_every_steps: int = 200
@@ -72,7 +73,11 @@ class CropSource:
 
 
 def vae_loss(
-    vae: AutoencoderTiny, pictures: torch.Tensor, weights: torch.Tensor, noise: torch.Tensor, recipe: VaeRecipe
+    vae: AutoencoderTiny,
+    pictures: torch.Tensor,
+    weights: torch.Tensor,
+    noise: torch.Tensor,
+    recipe: VaeRecipe,
 ) -> torch.Tensor:
     """Weighted L1 on pixels and on their differences, plus a pull of the latents to FLUX's mean and scale."""
     raw = vae.encoder(pictures * 2 - 1)
@@ -113,14 +118,16 @@ def start_from_colours(vae: AutoencoderTiny) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for layer in (*vae.encoder.layers, *vae.decoder.layers):
-        if hasattr(layer, "conv"):  # the last convolution of a residual block
-            layer.conv[4].weight.mul_(0.1)
-            layer.conv[4].weight[:3] = 0
+        if isinstance(branch := getattr(layer, "conv", None), nn.Sequential):  # a residual block
+            last = branch[4]
+            assert isinstance(last, nn.Conv2d)
+            last.weight.mul_(0.1)
+            last.weight[:3] = 0
     blur = torch.tensor([1.0, 2.0, 1.0])
     blur = torch.outer(blur, blur) / 16
     scale, middle = 6.0, 0.65  # of the latents that carry colour
 
-    def carry(conv: nn.Module, kernel: torch.Tensor, gain: float = 1.0) -> None:
+    def carry(conv: nn.Conv2d, kernel: torch.Tensor, gain: float = 1.0) -> None:
         conv.weight[:3] = 0
         for channel in range(3):
             conv.weight[channel, channel] = kernel * gain
@@ -134,10 +141,14 @@ def start_from_colours(vae: AutoencoderTiny) -> None:
         carry(conv, blur)
     encoder[-1].weight.mul_(0.7)
     carry(encoder[-1], point, scale)
-    encoder[-1].bias.fill_(SHIFT_FACTOR)
-    encoder[-1].bias[:3] = SHIFT_FACTOR - scale * middle
     carry(decoder[0], point, 1.15 / scale)
-    decoder[0].bias[:3] = middle
+    for bias, rest, colours in (
+        (encoder[-1].bias, SHIFT_FACTOR, SHIFT_FACTOR - scale * middle),
+        (decoder[0].bias, 0.0, middle),
+    ):
+        assert bias is not None  # diffusers gives both ends of the latents a bias
+        bias.fill_(rest)
+        bias[:3] = colours
     decoder[-1].weight.zero_()
     carry(decoder[-1], point)
 
@@ -171,7 +182,14 @@ def train_vae(
     wide = build_vae(seed=seed)
     widen(narrow, wide, seed=seed)
     return _phase(
-        wide, source, work / "vae-wide", recipe, recipe.wide_steps, recipe.wide_lr, seed=seed + 1, progress=progress
+        wide,
+        source,
+        work / "vae-wide",
+        recipe,
+        recipe.wide_steps,
+        recipe.wide_lr,
+        seed=seed + 1,
+        progress=progress,
     )
 
 

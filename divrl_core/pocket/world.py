@@ -81,7 +81,10 @@ def render_shard(number: int, folder: Path, *, seed: int, held_out: bool) -> Pat
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
         np.savez_compressed(
-            file, images=np.array(images), masks=np.packbits(np.array(masks)), notes=np.array(json.dumps(notes))
+            file,
+            images=np.array(images),
+            masks=np.packbits(np.array(masks)),
+            notes=np.array(json.dumps(notes)),
         )
     os.replace(temporary, path)
     return path

@@ -107,7 +107,9 @@ def test_correspondences_to_the_same_render_are_the_identity():
 
 def test_correspondences_across_views_carry_surface_points():
     identity, structure = figure("dinosaur")
-    turned = replace(structure, azimuth=(structure.azimuth + 35) % 360, head_yaw=-structure.head_yaw, swing=20.0)
+    turned = replace(
+        structure, azimuth=(structure.azimuth + 35) % 360, head_yaw=-structure.head_yaw, swing=20.0
+    )
     first, second = render(identity, structure, "blue"), render(identity, turned, "blue")
     matches = correspondences(first, second)
     assert len(matches) > 300
@@ -127,8 +129,16 @@ def test_captions_name_figure_and_floor_but_never_the_pose():
 
 
 def test_held_out_palettes_never_appear_in_training():
-    train = {(v.identity.plan, v.identity.primary, v.identity.secondary) for i in range(300) for v in views_of(i, seed=0, held_out=False)}
-    held = {(v.identity.plan, v.identity.primary, v.identity.secondary) for i in range(60) for v in views_of(i, seed=0, held_out=True)}
+    train = {
+        (v.identity.plan, v.identity.primary, v.identity.secondary)
+        for i in range(300)
+        for v in views_of(i, seed=0, held_out=False)
+    }
+    held = {
+        (v.identity.plan, v.identity.primary, v.identity.secondary)
+        for i in range(60)
+        for v in views_of(i, seed=0, held_out=True)
+    }
     assert train and held and not train & held
 
 

@@ -1,0 +1,139 @@
+"""What a mistake on the command line gets: one line that says what was wrong, and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from train_cli.main import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def told(*words: str) -> str:
+    """The one line that a mistaken command line gets."""
+    result = CliRunner().invoke(cli, list(words), prog_name="divrl-train")
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["explor"], "No such command 'explor'"),
+        (["explore", "--sett", "a=1"], "No such option"),
+        (["explore", "--set", "grpo.grop_size=3"], "the nearest is grpo.group_size"),
+        (["explore", "--set", "grpo.group_size"], "must look like section.name=value"),
+        (["explore", "--set", "grpo.group_size=[1"], "is no valid YAML value"),
+        (["explore", "--set", "optim.lr=fast"], "optim.lr must be a number, got 'fast'"),
+        (["explore", "--set", "stage=suppress"], "stage is 'suppress', the command is explore"),
+        (["explore", "--config", "missing.yaml"], "there is no settings file missing.yaml"),
+        (["explore", "--resume", "--output", "nowhere"], "nothing to resume in nowhere"),
+        (["suppress"], "--from RUN_OR_LORA is needed"),
+        (["suppress", "--from", "nowhere"], "there is no run folder or LoRA file nowhere"),
+        (
+            ["suppress", "--from", "nowhere", "--from-checkpoint", "first"],
+            "'first' is not one of 'best', 'last'",
+        ),
+        (["sample", "--prompt", "a fox"], "Missing option '--reference'"),
+        (["sample", "--reference", "no.png", "--prompt", "a fox"], "--reference: there is no file no.png"),
+        (["sample", "--reference", "no.png", "--prompt", " "], "--prompt must not be empty"),
+        (["sample", "--reference", "a", "--prompt", "b", "--size", "130"], "multiple of 16, got 130"),
+        (["sample", "--reference", "a", "--prompt", "b", "--seeds", "1,x"], "separated by commas, got '1,x'"),
+        (["sample", "--reference", "a", "--prompt", "b", "--seeds", "1,1"], "names a number twice: '1,1'"),
+        (["sample", "--reference", "a", "--prompt", "b", "--seeds", "-1"], "of at least 0, got '-1'"),
+        (["sample", "--reference", "a", "--prompt", "b", "--strength", "nan"], "finite numbers, got 'nan'"),
+        (["sample", "--reference", "a", "--prompt", "b", "--steps", "0"], "0 is not in the range x>=1"),
+        (["score", "--images", "no", "--reference", "a.png"], "--images: there is no file or folder no"),
+        (["report", "nowhere"], "there is no run folder nowhere"),
+        (["convert", "nowhere", "lora.bin"], "must end in .safetensors"),
+        (["pocket", "build", "--minutes", "0"], "0.0 is not in the range x>0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_in_one_line(
+    words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert line in told(*words)
+
+
+def test_a_broken_settings_file_is_named_with_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("grpo:\n  group_size: 8\n  group_size: 4\n", encoding="utf-8")
+    assert f"{file}, line 3: no valid YAML: group_size is given twice" in told(
+        "explore", "--config", str(file)
+    )
+    file.write_text("grpo: [1, 2\n", encoding="utf-8")
+    assert f"{file}, line 2: no valid YAML" in told("explore", "--config", str(file))
+    file.write_text("- a\n", encoding="utf-8")
+    assert "needs sections of names and values, got list" in told("explore", "--config", str(file))
+    file.write_text("grpo: {group_size: 1}\n", encoding="utf-8")
+    assert f"{file}: grpo.group_size must be at least 2, got 1" in told("explore", "--config", str(file))
+
+
+def test_a_run_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("stage: explore\n", encoding="utf-8")
+    assert "already holds a run; go on with it by --resume" in told("explore", "--output", str(tmp_path))
+
+
+def test_a_run_is_not_resumed_as_the_other_stage(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("stage: suppress\n", encoding="utf-8")
+    assert "stage is 'suppress'" in told("explore", "--output", str(tmp_path), "--resume")
+
+
+def test_suppress_names_what_its_source_lacks(tmp_path: Path) -> None:
+    assert "is no run with a lora/best.safetensors in it" in told("suppress", "--from", str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert "is a raw PEFT folder; first: divrl-train convert" in told("suppress", "--from", str(tmp_path))
+
+
+def test_no_command_at_all_shows_the_help() -> None:
+    result = CliRunner().invoke(cli, [])
+    assert result.exit_code == 2
+    assert "divrl-train demo" in result.stderr
+
+
+def test_a_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIVRL_TRACEBACK", "1")
+    result = CliRunner().invoke(cli, ["explore", "--set", "grpo.group_size=1"])
+    assert isinstance(result.exception, ValueError)
+
+
+def test_a_mistake_in_a_process_ends_it_with_two_and_one_line() -> None:
+    code = "from train_cli.main import cli; cli(['explore', '--set', 'grpo.group_size=1'])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "divrl-train: settings: grpo.group_size must be at least 2, got 1\n"
+    assert result.stdout == ""
+
+
+def test_a_dry_run_prints_settings_that_a_config_file_takes(tmp_path: Path, tiny_pipeline: Path) -> None:
+    overrides = [
+        f"model.path={tiny_pipeline}",
+        "grpo.group_size=8",
+        "grpo.micro_batch=4",
+        "grpo.groups_per_update=2",
+        "run.updates=10",
+    ]
+    words = ["explore", "--dry-run", *(word for pair in overrides for word in ("--set", pair))]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.stderr
+    assert yaml.safe_load(result.stdout)["grpo"]["group_size"] == 8
+    assert "# an update: 16 samples, 2 groups of 8" in result.stdout
+    assert "#   rollout: 24 forwards of 4 samples; 6 steps" in result.stdout
+    assert "#   training: 20 forwards and backwards (5 of the steps)" in result.stdout
+    assert "(reference, prompt) pairs; masks:" in result.stdout
+    assert "warning: run.eval_every_updates is 50, run.updates 10" in result.stderr
+
+    file = tmp_path / "again.yaml"
+    file.write_text(result.stdout, encoding="utf-8")
+    again = CliRunner().invoke(cli, ["explore", "--dry-run", "--config", str(file)])
+    assert again.stdout == result.stdout

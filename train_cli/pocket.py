@@ -1,0 +1,48 @@
+"""divrl-train pocket: the embedded small Kontext pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from .interruption import resumable
+from .options import choice, number, output_folder, seed_option, threads_option
+
+
+@click.group(short_help="The embedded small Kontext: train it from scratch.")
+def pocket() -> None:
+    """The pocket Kontext, the small pipeline that comes with this repository."""
+
+
+@pocket.command(short_help="Train the pocket Kontext from scratch; resumes by itself.")
+@output_folder("runs/pocket", "Work folder: checkpoints, and the finished pipeline in it.")
+@choice("--stage", "all", "vae", "kontext", help="Where to stop: after the VAE, or at the end.")
+@number(
+    "--minutes",
+    metavar="MINUTES",
+    kind=click.FloatRange(min=0, min_open=True),
+    absent="the recipe's end",
+    help="Stop after so long; the same command goes on from there.",
+)
+@threads_option()
+@seed_option("Seed of weights, figures and order.")
+def build(
+    output: Path,
+    stage: Literal["all", "vae", "kontext"],
+    minutes: float | None,
+    threads: int | None,
+    seed: int,
+) -> None:
+    """Train the pocket Kontext on its own world: hours on a CPU, safe to kill at any moment.
+
+    \b
+    divrl-train pocket build --output runs/pocket --threads 2
+    """
+    from divrl_core.pocket.build import build as build_pocket
+
+    with resumable(f"divrl-train pocket build --output {output}, and the options of before"):
+        pipeline = build_pocket(output, stage=stage, minutes=minutes, threads=threads, seed=seed)
+    if pipeline is not None:
+        click.echo(f"wrote {pipeline}")

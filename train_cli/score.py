@@ -1,0 +1,42 @@
+"""divrl-train score: pictures against their references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import output_folder, path
+
+
+@click.command(short_help="Pictures against their references: a table, a CSV file, a sheet.")
+@path("--images", metavar="PATH", help="Folder of pictures to score, or one picture.")
+@path(
+    "--reference",
+    "--references",
+    "references",
+    metavar="PATH",
+    help="One picture for all, or a folder in which names match the pictures'.",
+)
+@path(
+    "--mask",
+    metavar="PATH",
+    absent="alpha channel, else the whole picture",
+    help="The references' object masks: one picture, or a folder.",
+)
+@output_folder("runs/score", "Where scores.csv and sheet.jpg are written.")
+def score(images: Path, references: Path, mask: Path | None, output: Path) -> None:
+    """Score pictures by nSSM and VSM against the subject they should show.
+
+    nSSM, 0 to 2: higher is more different in structure. VSM, 0 to 1: higher is more faithful in identity.
+
+    \b
+    divrl-train score --images runs/sample --reference fox.png --mask fox_mask.png
+    """
+    for option, file in (("--images", images), ("--reference", references), ("--mask", mask)):
+        if file is not None and not file.exists():
+            raise FileNotFoundError(f"{option}: there is no file or folder {file}")
+
+    from divrl_core.evaluation.score import score_folder
+
+    click.echo(str(score_folder(images, references, mask=mask, output=output)))

@@ -1,0 +1,133 @@
+"""What explore and suppress share: options, the dry run, and the way from settings to a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from divrl_core.config import TrainConfig
+from divrl_core.settings import list_settings
+
+from .config_file import SETTINGS_NAME, to_yaml
+from .interruption import resumable
+from .options import Command, flag, output_folder, path
+
+if TYPE_CHECKING:
+    from divrl_core.training.data import RunData
+    from divrl_core.training.references import ReferenceSet
+
+
+def stage_options(default_output: str) -> Callable[[Command], Command]:
+    """The options of a training stage, in the order of its --help."""
+    options: tuple[Callable[[Any], Any], ...] = (
+        path(
+            "--config",
+            "config_file",
+            metavar="FILE",
+            absent="none",
+            help="YAML file of settings; what it does not name keeps its default.",
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="NAME=VALUE",
+            type=str,
+            multiple=True,
+            show_default="none",
+            help="One setting, over the file: --set grpo.group_size=16. May be given again.",
+        ),
+        output_folder(default_output, "The run folder."),
+        flag("--resume", "Go on with the run in --output, from its last checkpoint."),
+        flag("--dry-run", "Check and print settings, data and what the run will do; load no model."),
+        click.option(
+            "--list-settings",
+            is_flag=True,
+            type=bool,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_settings,
+            show_default="off",
+            help="Print every setting with type, default, unit and meaning, and exit.",
+        ),
+    )
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def run_stage(config: TrainConfig, output: Path, *, resume: bool, dry_run: bool) -> None:
+    """Checks settings and data, then trains into `output`, or only prints what would be done."""
+    if not resume and not dry_run and (output / SETTINGS_NAME).exists():
+        raise ValueError(f"{output} already holds a run; go on with it by --resume, or name another --output")
+
+    from divrl_core.training.preflight import check
+
+    data = check(config)
+    if dry_run:
+        _print_plan(config, data)
+        return
+
+    from divrl_core.training.grpo_loop import train
+
+    with resumable(f"divrl-train {config.stage} --output {output} --resume"):
+        result = train(config, output, resume=resume, data=data)
+    click.echo(f"{result.updates} updates done; the best LoRA by held-out measures: {result.best_lora}")
+
+
+def plan_lines(config: TrainConfig) -> list[str]:
+    """The numbers that follow from the settings: samples, forwards and evaluations, an update and in all."""
+    grpo, rollout, run = config.grpo, config.rollout, config.run
+    batches = grpo.samples_per_update // grpo.micro_batch
+    trained = batches * rollout.trained_steps
+    evaluations = run.updates // run.eval_every_updates + 1
+    held_on = f"; {trained} more by the KL reference" if grpo.kl_weight > 0 else ""
+    return [
+        f"an update: {grpo.samples_per_update} samples, {grpo.groups_per_update} groups of {grpo.group_size}",
+        f"  rollout: {batches * rollout.steps} forwards of {grpo.micro_batch} samples; {rollout.steps} steps",
+        f"  training: {trained} forwards and backwards ({rollout.trained_steps} of the steps){held_on}",
+        f"the run: {run.updates} updates, {run.updates * grpo.samples_per_update} samples, "
+        f"{run.updates * grpo.optimizer_steps_per_rollout} optimizer steps",
+        f"  {evaluations} evaluations of {run.eval_images} pictures in {run.eval_steps} steps",
+    ]
+
+
+def _print_plan(config: TrainConfig, data: RunData) -> None:
+    lines = [f"train: {_count(data.train)}", f"held out: {_count(data.held_out)}", *plan_lines(config)]
+    for line in config.advice():
+        click.echo(f"warning: {line}", err=True)
+    click.echo(to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines))
+
+
+def _count(references: ReferenceSet) -> str:
+    pairs = references.pairs
+    pictures = len({pair.reference_id for pair in pairs})
+    return f"{pictures} references, {len(pairs)} (reference, prompt) pairs; masks: {references.mask_source}"
+
+
+def _print_settings(ctx: click.Context, _option: click.Parameter, is_asked: bool) -> None:
+    if not is_asked:
+        return
+    for row in list_settings(TrainConfig):
+        default = "null" if row.default is None else _plain(row.default)
+        unit = f" {row.unit}" if row.unit and row.default is not None else ""
+        click.echo(
+            f"{click.style(row.name, bold=True)}  [{row.type}; default: {default}{unit}]\n    {row.help}"
+        )
+    ctx.exit()
+
+
+def _plain(value: object) -> str:
+    return (
+        str(list(value))
+        if isinstance(value, tuple)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
