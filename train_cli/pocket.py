@@ -18,7 +18,7 @@ def pocket() -> None:
 
 @pocket.command(short_help="Train the pocket Kontext from scratch; resumes by itself.")
 @output_folder("runs/pocket", "Work folder: checkpoints, and the finished pipeline in it.")
-@choice("--stage", "all", "vae", "kontext", help="Where to stop: after the VAE, or at the end.")
+@choice("--stage", "all", "vae", help="Where to stop: after the VAE, or at the end.")
 @number(
     "--minutes",
     metavar="MINUTES",

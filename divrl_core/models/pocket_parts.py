@@ -60,7 +60,7 @@ def build_vae(*, seed: int) -> AutoencoderTiny:
 
 
 def build_transformer(
-    *, seed: int, heads: int = 2, double_blocks: int = 2, single_blocks: int = 4
+    *, seed: int, heads: int = 1, double_blocks: int = 2, single_blocks: int = 4
 ) -> FluxTransformer2DModel:
     """A FluxTransformer2DModel of width 128 x heads with the guidance embedding on."""
     torch.manual_seed(seed)

@@ -19,10 +19,10 @@ from .world import VIEWS, load_shard
 class KontextRecipe:
     """How the pocket's transformer is trained."""
 
-    steps: int = 2400
-    decay_steps: int = 700  # the learning rate is level, then falls in a line to nothing over these
+    steps: int = 1500
+    decay_steps: int = 500  # the learning rate is level, then falls in a line to nothing over these
     warmup_steps: int = 100
-    batch_size: int = 48
+    batch_size: int = 64
     lr: float = 2e-3
     average_decay: float = 0.998
     near_share: float = 0.75  # of pairs whose target stands as the reference does

@@ -1,0 +1,1 @@
+"""Held-out measures, contact sheets, curves and the report of a run."""

@@ -1,0 +1,126 @@
+"""The demo's settings: what a small computer can do in minutes with the pocket model. Tuned by hand,
+nothing hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import (
+    DataConfig,
+    GrpoConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoEvaluation:
+    """The last evaluation, which all three models go through.
+
+    seed: of figures and noise, other than training's, so that neither training nor the choice of the best
+    LoRA has seen these figures. references: how many. pictures: how many for each model. steps: of
+    sampling. shown_references, shown_pictures: rows and columns of the comparison.
+    """
+
+    seed: int
+    references: int
+    pictures: int
+    steps: int
+    shown_references: int
+    shown_pictures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan:
+    """Both stages and the evaluation. `suppress` begins from whatever LoRA explore leaves: its init_lora
+    is replaced.
+    """
+
+    explore: TrainConfig
+    suppress: TrainConfig
+    evaluation: DemoEvaluation
+
+
+def demo_plan(*, seed: int, threads: int | None, quick: bool) -> DemoPlan:
+    """The plan of `divrl-train demo`; `quick` only shows that everything runs."""
+    return DemoPlan(
+        explore=explore_config(seed=seed, threads=threads, quick=quick),
+        suppress=suppress_config(seed=seed, threads=threads, quick=quick),
+        evaluation=evaluation_settings(seed=seed, quick=quick),
+    )
+
+
+def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfig:
+    """Stage 1 of the demo."""
+    return TrainConfig.explore(
+        model=_MODEL,
+        lora=LoraConfig(rank=16),
+        data=_data(quick),
+        reward=RewardConfig(kind="nssm"),
+        rollout=RolloutConfig(trained_steps_per_update=2),
+        grpo=_grpo(quick),
+        optim=OptimConfig(lr=8e-4),
+        run=_run(2 if quick else 40, seed, threads, quick),
+    )
+
+
+def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfig:
+    """Stage 2 of the demo."""
+    return TrainConfig.suppress(
+        init_lora="explore",
+        model=_MODEL,
+        lora=LoraConfig(rank=16),
+        data=_data(quick),
+        reward=RewardConfig(kind="gated"),
+        rollout=RolloutConfig(trained_steps_per_update=2),
+        grpo=_grpo(quick),
+        optim=OptimConfig(lr=8e-4),
+        run=_run(2 if quick else 45, seed, threads, quick),
+    )
+
+
+def evaluation_settings(*, seed: int, quick: bool) -> DemoEvaluation:
+    """The demo's last evaluation."""
+    return DemoEvaluation(
+        seed=seed + 1_000_003,
+        references=3 if quick else 32,
+        pictures=6 if quick else 128,
+        steps=6 if quick else 28,
+        shown_references=2 if quick else 6,
+        shown_pictures=2 if quick else 4,
+    )
+
+
+_MODEL = ModelConfig(path="pocket", gradient_checkpointing=False)
+
+
+def _data(quick: bool) -> DataConfig:
+    return DataConfig(source="pocket", held_out_references=2 if quick else 16)
+
+
+def _grpo(quick: bool) -> GrpoConfig:
+    if quick:
+        return GrpoConfig(group_size=4, groups_per_update=2, micro_batch=4, clip_range=1e-3)
+    return GrpoConfig(group_size=12, groups_per_update=8, micro_batch=12, clip_range=1e-3)
+
+
+def _run(updates: int, seed: int, threads: int | None, quick: bool) -> RunConfig:
+    return RunConfig(
+        updates=updates,
+        seed=seed,
+        threads=threads,
+        mixed_precision="bf16",
+        sample_every_updates=updates if quick else 20,
+        eval_every_updates=updates if quick else 10,
+        save_every_updates=updates if quick else 10,
+        eval_images=4 if quick else 48,
+        eval_steps=6 if quick else 28,
+        sample_steps=6 if quick else 28,
+        sample_references=2 if quick else 4,
+    )

@@ -1,0 +1,55 @@
+"""Pictures for people and for measures: deterministic sampling from noise that belongs to the picture's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..flow.noise import keyed_noise
+from ..training.encoded_pairs import EncodedPairs
+from ..training.policy import Policy
+from ..training.references import PromptPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureJob:
+    """One picture to make. Its noise is keyed by (seed, stream, reference, prompt, sample), whatever the model."""
+
+    pair: PromptPair
+    sample: int
+    seed: int
+    stream: str
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """The picture's noise tokens (N, C), float32, on the CPU."""
+        return keyed_noise(
+            shape,
+            seed=self.seed,
+            stream=self.stream,
+            group=f"{self.pair.reference_id}\n{self.pair.prompt}",
+            sample=self.sample,
+        )
+
+
+def generate(
+    policy: Policy,
+    encoded: EncodedPairs,
+    jobs: Sequence[PictureJob],
+    *,
+    steps: int,
+    batch_size: int,
+    on_progress: Callable[[int], None],
+) -> Iterator[tuple[Sequence[PictureJob], Tensor]]:
+    """The jobs in batches, in order, each with its pictures (B, 3, H, W), float32 in [0, 1].
+
+    `on_progress(pictures_made)` is called before each batch.
+    """
+    for start in range(0, len(jobs), batch_size):
+        on_progress(start)
+        batch = jobs[start : start + batch_size]
+        noise = torch.stack([job.noise(policy.latent_shape) for job in batch]).to(policy.device)
+        conditioning = encoded.conditioning([job.pair for job in batch])
+        yield batch, policy.sample(conditioning, noise, steps=steps)

@@ -1,0 +1,197 @@
+"""Held-out evaluation: the same pictures from every model, measured alike.
+
+A picture is named by (reference, prompt, number); its noise depends on that name and the seed only, so two models can
+be compared picture by picture. Four measures (METHOD.md, section 4), each with its standard error:
+
+- nssm: mean nSSM; higher = built more differently from the reference.
+- vsm: mean VSM; higher = the same subject.
+- consistency_ratio: share of pictures with VSM above the backbone's cut-off.
+- diversity_over_consistency: mean nSSM over those pictures alone.
+
+Pictures of one reference resemble each other, so standard errors take references, not pictures, as independent:
+se^2 = G / (G - 1) * sum over the G references of (sum of their pictures' influences)^2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+from ..training.encoded_pairs import EncodedPairs
+from ..training.policy import Policy
+from ..training.references import PromptPair, ReferenceSet
+from ..training.rewarding import Rewarder
+from .generate import PictureJob, generate
+from .paired import MEASURES, Difference, paired_differences
+
+STREAM = "heldout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleScore:
+    """Scores of one held-out picture; NaN = undefined."""
+
+    reference_id: str
+    prompt: str
+    sample: int
+    nssm: float
+    vsm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """One evaluation of one model: how its pictures were made, the four measures, and every picture's scores."""
+
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    samples: tuple[SampleScore, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of heldout/update-NNNNNN.json."""
+        samples = [asdict(sample) for sample in self.samples]
+        return {"settings": dict(self.settings), "summary": dict(self.summary), "samples": samples}
+
+
+def evaluate(
+    policy: Policy,
+    encoded: EncodedPairs,
+    rewarder: Rewarder,
+    references: ReferenceSet,
+    *,
+    stage: str,
+    update: int,
+    images: int,
+    steps: int,
+    seed: int,
+    batch_size: int,
+    on_progress: Callable[[int], None] = lambda made: None,
+) -> HeldOut:
+    """Make `images` held-out pictures with the policy as it is now, and measure them.
+
+    `encoded` must hold the pairs of `heldout_jobs`. `on_progress(pictures_made)` is called before each batch.
+    """
+    jobs = heldout_jobs(references.pairs, images, seed=seed)
+    samples: list[SampleScore] = []
+    for batch, pictures in generate(
+        policy, encoded, jobs, steps=steps, batch_size=batch_size, on_progress=on_progress
+    ):
+        scores = rewarder.scores_each(pictures, references, [job.pair.reference_id for job in batch])
+        samples += [
+            SampleScore(
+                reference_id=job.pair.reference_id,
+                prompt=job.pair.prompt,
+                sample=job.sample,
+                nssm=nssm,
+                vsm=vsm,
+            )
+            for job, nssm, vsm in zip(batch, scores.nssm.tolist(), scores.vsm.tolist(), strict=True)
+        ]
+    head = {"kind": "heldout", "stage": stage, "update": update, "steps": steps}
+    return HeldOut(
+        settings={
+            "seed": seed,
+            "steps": steps,
+            "image_size_px": policy.size_px,
+            "guidance_scale": policy.guidance,
+            "dtype": str(policy.storage_dtype).removeprefix("torch."),
+            "backbone": rewarder.backbone.source,
+            "consistency_cutoff": rewarder.consistency_cutoff,
+        },
+        summary=head | summarise(samples, consistency_cutoff=rewarder.consistency_cutoff),
+        samples=tuple(samples),
+    )
+
+
+def heldout_jobs(pairs: Sequence[PromptPair], images: int, *, seed: int) -> tuple[PictureJob, ...]:
+    """The first `images` pictures: every reference's first prompt, then every second one, ..., then number 1 of all."""
+    by_reference: dict[str, list[PromptPair]] = defaultdict(list)
+    for pair in pairs:
+        by_reference[pair.reference_id].append(pair)
+    rounds = zip_longest(*by_reference.values())
+    in_turn = [pair for turn in rounds for pair in turn if pair is not None]
+    return tuple(
+        PictureJob(pair=in_turn[place % len(in_turn)], sample=place // len(in_turn), seed=seed, stream=STREAM)
+        for place in range(images)
+    )
+
+
+def summarise(samples: Sequence[SampleScore], *, consistency_cutoff: float) -> dict[str, Any]:
+    """The four measures with standard errors, and what they rest on; NaN where nothing is defined.
+
+    A picture without one of its scores is counted in `undefined` and left out of the measures that need it.
+    """
+
+    def is_consistent(sample: SampleScore) -> float:
+        return float(sample.vsm > consistency_cutoff)
+
+    with_nssm = [sample for sample in samples if not math.isnan(sample.nssm)]
+    with_vsm = [sample for sample in samples if not math.isnan(sample.vsm)]
+    consistent = [sample for sample in with_vsm if is_consistent(sample) and not math.isnan(sample.nssm)]
+    summary: dict[str, Any] = {
+        "n": len(samples),
+        "undefined": sum(math.isnan(sample.nssm) or math.isnan(sample.vsm) for sample in samples),
+        "n_references": len({sample.reference_id for sample in samples}),
+    }
+    values: dict[str, list[tuple[str, float]]] = {
+        "nssm": [(sample.reference_id, sample.nssm) for sample in with_nssm],
+        "vsm": [(sample.reference_id, sample.vsm) for sample in with_vsm],
+        "consistency_ratio": [(sample.reference_id, is_consistent(sample)) for sample in with_vsm],
+        "diversity_over_consistency": [(sample.reference_id, sample.nssm) for sample in consistent],
+    }
+    for name in MEASURES:
+        summary[name], summary[f"{name}_se"] = clustered_mean(values[name])
+    return summary | {"n_consistent": len(consistent)}
+
+
+def clustered_mean(values: Sequence[tuple[str, float]]) -> tuple[float, float]:
+    """Mean of (reference, value) rows and its standard error with references as the independent units.
+
+    With one reference alone its pictures are taken one by one; the error of fewer than two units is NaN.
+    """
+    if not values:
+        return math.nan, math.nan
+    mean = math.fsum(value for _, value in values) / len(values)
+    units: dict[object, float] = defaultdict(float)
+    has_several = len({reference for reference, _ in values}) > 1
+    for place, (reference, value) in enumerate(values):
+        units[reference if has_several else place] += (value - mean) / len(values)
+    count = len(units)
+    if count < 2:
+        return mean, math.nan
+    return mean, math.sqrt(count / (count - 1) * math.fsum(part**2 for part in units.values()))
+
+
+def selection_score(stage: str, summary: Mapping[str, Any]) -> float:
+    """The held-out number that the best LoRA of a stage is chosen by; higher is better, -inf where undefined.
+
+    explore: nSSM. suppress: diversity_over_consistency x consistency_ratio, which is the mean of nSSM with pictures
+    that are not consistent counted as 0: it falls when identity is lost and when diversity is.
+    """
+    if stage == "explore":
+        return _or_minus_infinity(summary["nssm"])
+    ratio, diversity = summary["consistency_ratio"], summary["diversity_over_consistency"]
+    if ratio == 0:
+        return 0.0
+    return _or_minus_infinity(None if ratio is None or diversity is None else ratio * diversity)
+
+
+def paired_difference(before: HeldOut, after: HeldOut) -> dict[str, Difference]:
+    """The four measures' differences, after minus before, over the same pictures (see `paired.py`).
+
+    Raises ValueError when the two were not measured with the same consistency cut-off.
+    """
+    cutoffs = [float(side.settings["consistency_cutoff"]) for side in (before, after)]
+    if cutoffs[0] != cutoffs[1]:
+        raise ValueError(
+            f"paired_difference: both evaluations need one consistency cut-off, got {cutoffs[0]:g} and {cutoffs[1]:g}"
+        )
+    rows = [[asdict(sample) for sample in side.samples] for side in (before, after)]
+    return paired_differences(rows[0], rows[1], consistency_cutoff=cutoffs[0])
+
+
+def _or_minus_infinity(value: float | None) -> float:
+    return -math.inf if value is None or math.isnan(value) else float(value)

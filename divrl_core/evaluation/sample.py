@@ -1,0 +1,226 @@
+"""Pictures on request: one reference and prompt, several seeds, a LoRA at one or several strengths, and a
+sheet.
+
+Each picture is made in a batch of its own from noise that belongs to its seed alone, so seed k is the same
+picture whatever else is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from tqdm import tqdm
+
+from .comparison import write_picture, write_sheet
+from .sheets import ComparisonRow, comparison_sheet, score_caption
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.conditioning import Conditioning
+    from ..models.kontext import KontextAdapter
+    from ..models.lora_file import LoraFile
+    from ..training.references import Reference
+
+logger = logging.getLogger("divrl")
+
+SHEET_NAME = "sheet.jpg"
+Decoded = TypeVar("Decoded")
+
+
+def sample_sheet(
+    *,
+    model: str = "pocket",
+    reference: Path,
+    mask: Path | None = None,
+    prompt: str,
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    output: Path,
+    lora: Path | None = None,
+    strengths: Sequence[float] = (1.0,),
+    steps: int = 28,
+    guidance_scale: float = 2.5,
+    size_px: int | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+    with_scores: bool = False,
+) -> Path:
+    """Makes a picture for each strength and seed, and a contact sheet whose path is returned.
+
+    With a LoRA the base model's pictures come first, so that they stand beside the LoRA's. The files in
+    `output` are sheet.jpg, base_seed-0.png, strength-1_seed-0.png, ...
+
+    Args: model: "pocket", a diffusers folder or a hub id. reference: the picture of the subject; it is
+    framed to a square as in training. mask: the subject in it; None = its alpha channel, or the whole
+    picture. prompt: what to show. seeds: one picture each, 0 or above, all different. lora: a LoRA file, or
+    a run folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0 is the base
+    model, 1 the LoRA as trained. steps: sampling steps. guidance_scale: the embedded guidance. size_px:
+    side of the pictures; None = the model's own. with_scores: write nSSM and VSM under each picture, by the
+    default reward backbone.
+
+    Raises FileNotFoundError or ValueError, in one line, before the model is read where that is possible.
+    """
+    _check_request(prompt, seeds, lora, strengths, steps, size_px)
+    lora_path = None if lora is None else lora_file_of(lora)
+    from ..models.kontext import KontextAdapter
+    from ..models.lora_file import read_lora
+
+    adapter = KontextAdapter.load(model, dtype=dtype, device=device, revision=revision)
+    side = size_px or adapter.default_image_size_px
+    subject = load_reference(reference, mask, side)
+    lora_file = None if lora_path is None else read_lora(lora_path)
+    conditioning = adapter.encode([prompt], subject.image[None].to(device))
+    adapter.drop_encoders()
+
+    chosen = list(dict.fromkeys([0.0, *strengths])) if lora_file else [0.0]
+    names = {strength: _name_of(strength, lora_file) for strength in chosen}
+    results: dict[str, list[Tensor]] = {}
+    with tqdm(total=len(chosen) * len(seeds), desc="pictures", unit="picture") as progress:
+        for strength in chosen:
+            _set_strength(adapter, lora_file, strength)
+            results[names[strength]] = [
+                _make(adapter, conditioning, seed, side, steps, guidance_scale, progress.update)
+                for seed in seeds
+            ]
+    captions = _captions(results, subject, side) if with_scores else {}
+    title = f"{model} · {steps} steps" + (f" · {lora_path.stem}" if lora_path else "")
+    return _write(output, prompt, subject, results, captions, seeds, title)
+
+
+def load_reference(reference: Path, mask: Path | None, size_px: int) -> Reference:
+    """The reference and its mask as a square of `size_px`, framed as in training.
+
+    Without a mask file the picture's alpha channel counts, or the whole picture. Raises FileNotFoundError or
+    ValueError with the path when a file is missing, damaged, or of another size than its mask.
+    """
+    import numpy as np
+
+    from ..training.pictures import OBJECT_ABOVE, decode_mask, decode_picture, frame
+
+    picture = _decoded(decode_picture, reference)
+    if mask is not None:
+        inside = _decoded(decode_mask, mask)
+        if inside.shape != (picture.rgb.height, picture.rgb.width):
+            raise ValueError(
+                f"{mask}: a mask needs the size of its picture, {picture.rgb.width} x {picture.rgb.height}, "
+                f"got {inside.shape[1]} x {inside.shape[0]}"
+            )
+    elif picture.alpha is not None and (picture.alpha > OBJECT_ABOVE).any():
+        inside = picture.alpha > OBJECT_ABOVE
+    else:
+        inside = np.ones((picture.rgb.height, picture.rgb.width), dtype=bool)
+    return frame(picture.rgb, inside, size_px)
+
+
+def lora_file_of(path: Path) -> Path:
+    """The LoRA file itself, or of a run folder its best LoRA, else its last. Raises FileNotFoundError."""
+    if path.is_file():
+        return path
+    for name in ("best", "last"):
+        file = path / "lora" / f"{name}.safetensors"
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"{path}: no LoRA file and no run folder with lora/best.safetensors in it")
+
+
+def _check_request(
+    prompt: str,
+    seeds: Sequence[int],
+    lora: Path | None,
+    strengths: Sequence[float],
+    steps: int,
+    size_px: int | None,
+) -> None:
+    if not prompt.strip():
+        raise ValueError("prompt is empty; say what the picture is to show")
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds must be different whole numbers from 0 up, got {list(seeds)}")
+    if lora is not None and not strengths:
+        raise ValueError("strengths is empty; give at least one, 1 is the LoRA as trained")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if size_px is not None and (size_px < 16 or size_px % 16):
+        raise ValueError(f"size_px must be a multiple of 16 from 16 up, got {size_px}")
+
+
+def _decoded(decode: Callable[[Path], Decoded], path: Path) -> Decoded:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture")
+    try:
+        return decode(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _name_of(strength: float, lora: LoraFile | None) -> str:
+    return "base" if lora is None or strength == 0 else f"strength {strength:g}"
+
+
+def _set_strength(adapter: KontextAdapter, lora: LoraFile | None, strength: float) -> None:
+    if lora is not None:
+        from ..models.lora_apply import load_for_inference
+
+        load_for_inference(adapter.transformer, lora, strength)
+
+
+def _make(
+    adapter: KontextAdapter,
+    conditioning: Conditioning,
+    seed: int,
+    side: int,
+    steps: int,
+    guidance: float,
+    advance: Callable[[], object],
+) -> Tensor:
+    """The picture (3, H, W) of one seed, in [0, 1]."""
+    from ..flow.noise import keyed_noise
+
+    noise = keyed_noise(adapter.latent_shape(side, side), seed=seed, stream="sample")[None]
+    tokens = adapter.sample(conditioning, noise, height=side, width=side, steps=steps, guidance=guidance)
+    picture = adapter.decode(tokens, side, side)[0].cpu()
+    advance()
+    return picture
+
+
+def _captions(results: dict[str, list[Tensor]], subject: Reference, side: int) -> dict[str, list[str]]:
+    """nSSM and VSM of every picture, as captions."""
+    import torch
+
+    from ..config import BackboneConfig
+    from ..models.features.base import load_backbone
+    from ..rewards.score import reference_features, score_images
+
+    backbone = load_backbone(BackboneConfig())
+    settings = backbone.settings.score
+    prepared = reference_features(backbone.extract(subject.image[None]), subject.mask, settings)
+    captions = {}
+    for name, pictures in results.items():
+        scores = score_images(backbone.extract(torch.stack(pictures)), prepared, settings)
+        pairs = zip(scores.nssm.tolist(), scores.vsm.tolist(), strict=True)
+        captions[name] = [score_caption(nssm, vsm) for nssm, vsm in pairs]
+    return captions
+
+
+def _write(
+    output: Path,
+    prompt: str,
+    subject: Reference,
+    results: dict[str, list[Tensor]],
+    captions: dict[str, list[str]],
+    seeds: Sequence[int],
+    title: str,
+) -> Path:
+    count = 0
+    for name, pictures in results.items():
+        for seed, picture in zip(seeds, pictures, strict=True):
+            write_picture(output / f"{name.replace(' ', '-')}_seed-{seed}.png", picture)
+            count += 1
+    row = ComparisonRow(label=prompt, reference=subject.image, results=results, captions=captions)
+    sheet = comparison_sheet([row], seeds=[f"seed {seed}" for seed in seeds], title=title)
+    path = write_sheet(output / SHEET_NAME, sheet)
+    logger.info("wrote %d pictures and %s", count, path)
+    return path

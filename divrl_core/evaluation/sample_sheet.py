@@ -1,0 +1,69 @@
+"""The contact sheet of a run: the same references and seeds, again and again, as the policy changes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..training.encoded_pairs import EncodedPairs
+from ..training.policy import Policy
+from ..training.references import PromptPair, ReferenceSet
+from ..training.rewarding import Rewarder
+from .comparison import write_sheet
+from .generate import PictureJob, generate
+from .sheets import Picture, SheetRow, contact_sheet, score_caption
+
+STREAM = "sample sheet"
+
+
+def write_sample_sheet(
+    path: Path,
+    policy: Policy,
+    encoded: EncodedPairs,
+    rewarder: Rewarder,
+    references: ReferenceSet,
+    *,
+    title: str,
+    rows: int,
+    seeds: Sequence[int],
+    steps: int,
+    batch_size: int,
+    on_progress: Callable[[int], None] = lambda made: None,
+) -> Path:
+    """Make and write a sheet: a row for each of the first `rows` references, a column for each seed.
+
+    `encoded` must hold the pairs of `sheet_pairs`.
+    """
+    pairs = sheet_pairs(references.pairs, rows)
+    jobs = [PictureJob(pair=pair, sample=0, seed=seed, stream=STREAM) for pair in pairs for seed in seeds]
+    pictures: dict[str, list[Picture]] = defaultdict(list)
+    captions: dict[str, list[str]] = defaultdict(list)
+    for batch, images in generate(
+        policy, encoded, jobs, steps=steps, batch_size=batch_size, on_progress=on_progress
+    ):
+        scores = rewarder.scores_each(images, references, [job.pair.reference_id for job in batch])
+        for row, job in enumerate(batch):
+            pictures[job.pair.group_id].append(images[row])
+            captions[job.pair.group_id].append(score_caption(scores.nssm[row].item(), scores.vsm[row].item()))
+    sheet = contact_sheet(
+        [
+            SheetRow(
+                label=pair.prompt,
+                reference=references.load(pair.reference_id, policy.size_px).image,
+                results=pictures[pair.group_id],
+                captions=captions[pair.group_id],
+            )
+            for pair in pairs
+        ],
+        columns=["reference", *(f"seed {seed}" for seed in seeds)],
+        title=title,
+    )
+    return write_sheet(path, sheet)
+
+
+def sheet_pairs(pairs: Sequence[PromptPair], rows: int) -> tuple[PromptPair, ...]:
+    """The first pair of each of the first `rows` references."""
+    first = {pair.reference_id: pair for pair in reversed(pairs)}
+    in_order = dict.fromkeys(pair.reference_id for pair in pairs)
+    return tuple(first[reference_id] for reference_id in in_order)[:rows]

@@ -1,0 +1,88 @@
+"""Files that are either the old ones or the new ones, never half of each.
+
+A file is written beside its place as `name.tmp`, flushed to the disk, and renamed over the old one; a folder is
+filled as `name.tmp` and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic_bytes(path: Path | str, data: bytes) -> Path:
+    """Write `data` to `path` so that a reader, or a kill, finds the old content or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished(path)
+    with unfinished.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(unfinished, path)
+    return path
+
+
+def write_atomic_text(path: Path | str, text: str) -> Path:
+    """Write `text` as UTF-8 with `write_atomic_bytes`."""
+    return write_atomic_bytes(path, text.encode("utf-8"))
+
+
+def write_atomic_json(path: Path | str, value: Any) -> Path:
+    """Write `value` as indented JSON; undefined numbers (NaN) become null, so that any JSON reader can read it."""
+    return write_atomic_text(path, json.dumps(json_ready(value), indent=1, allow_nan=False) + "\n")
+
+
+def copy_atomic(source: Path, target: Path) -> Path:
+    """Copy the file `source` over `target` without a moment in which `target` is half written."""
+    unfinished = _unfinished(target)
+    shutil.copyfile(source, unfinished)
+    os.replace(unfinished, target)
+    return target
+
+
+def write_atomic_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Make `folder` appear complete or not at all: `fill` writes into `folder.tmp`, which is then renamed.
+
+    An older folder of the same name is dropped just before the renaming.
+    """
+    unfinished = _unfinished(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    fill(unfinished)
+    _flush_folder(unfinished)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+    return folder
+
+
+def json_ready(value: Any) -> Any:
+    """The same value in JSON's own types: tuples as lists, paths as strings, NaN as None; infinity is refused."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise ValueError(f"a number for a JSON file must be finite or undefined, got {value}")
+        return None if math.isnan(value) else value
+    return value
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Ask the disk to hold every file of a folder before the folder gets its final name."""
+    for path in folder.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())

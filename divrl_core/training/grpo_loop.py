@@ -1,0 +1,359 @@
+"""The training loop of both stages: Flow-GRPO on a Kontext pipeline, one page of named steps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from ..config import OptimConfig, TrainConfig, to_mapping
+from ..evaluation.heldout import selection_score
+from ..models.lora import REFERENCE, lora_state
+from ..rl.ema import ema_start, ema_update
+from .checkpoint import (
+    Best,
+    Tensors,
+    TrainState,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from .data import RunData, pick_pairs
+from .encoded_pairs import EncodedPairs
+from .experience import Experience, gather_experience
+from .interrupt import InterruptGuard, StopRequested
+from .metrics_log import MetricsLog, flat_numbers
+from .policy import Policy
+from .publish import Due, Publisher
+from .rewarding import Rewarder, RewardFunction
+from .rollout import sampling_plan
+from .run_folder import RunFolder
+from .start import (
+    encode_run,
+    holds_on_to_start,
+    make_policy,
+    make_rewarder,
+    open_adapter,
+    open_run_data,
+    set_threads,
+    start_accelerator,
+)
+from .update import Learner, UpdateStats
+from .watch import Watch
+
+logger = logging.getLogger("divrl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """Where a finished run lies and which of its LoRA files is the best by held-out measures."""
+
+    output: Path
+    updates: int
+    best: Best | None
+    best_lora: Path
+    last_lora: Path
+
+
+def train(
+    config: TrainConfig,
+    output: Path | str,
+    *,
+    resume: bool = False,
+    data: RunData | None = None,
+    reward: RewardFunction | None = None,
+) -> TrainResult:
+    """Train a LoRA as the settings say, into a run folder.
+
+    Args:
+        config: the settings; with `resume` those the run began with (only run.updates may grow).
+        output: the run folder: new or empty, or with `resume` one that holds a run.
+        resume: go on from the last checkpoint. On the CPU with the same number of threads the run is then equal, bit
+            for bit, to one that was never stopped.
+        data: the references, if they are open already; else as config.data says.
+        reward: a reward of one's own in place of the one that config.reward.kind names.
+
+    Raises:
+        ValueError, FileNotFoundError: settings, data, model or output that cannot be used; a reward, loss or gradient
+            that is not finite; too few samples with a defined reward.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the micro-batch was finished and the checkpoint saved.
+    """
+    # The folder and its settings come first; a changed setting or a folder in use stops here.
+    folder = RunFolder(Path(output))
+    accelerator = start_accelerator(config, folder.path)
+    state = folder.open(config, resume=resume)
+    threads = set_threads(config, state)
+    log = folder.open_log(state)
+
+    # Prompts and references are encoded once, before the transformer is read; then the text encoders leave.
+    adapter = open_adapter(config, accelerator)
+    data = data or open_run_data(config, adapter)
+    rewarder = make_rewarder(config, adapter, reward)
+    encoded = encode_run(config, adapter, rewarder, data, is_quiet=not accelerator.is_main_process)
+
+    # The policy, its optimizer and its average, fresh or as the checkpoint left them.
+    policy = make_policy(config, adapter, accelerator, state)
+    run = _Run(config, folder, accelerator, data, rewarder, encoded, policy, log, threads, state)
+
+    # Publish, save, update; until done or asked to stop.
+    with InterruptGuard() as guard, run.progress:
+        run.guard = guard
+        try:
+            run.publish()
+            while run.update < config.run.updates:
+                run.make_update()
+                run.publish()
+        except StopRequested:
+            run.save()
+            logger.warning("stopped after update %d; saved in %s", run.update, folder.path)
+            raise
+    run.finish()
+    return TrainResult(
+        output=folder.path,
+        updates=run.update,
+        best=run.best,
+        best_lora=folder.best_lora,
+        last_lora=folder.last_lora,
+    )
+
+
+class _Run:
+    """A run under way: what changes with every update, and the steps of one."""
+
+    guard: InterruptGuard
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        data: RunData,
+        rewarder: Rewarder,
+        encoded: EncodedPairs,
+        policy: Policy,
+        log: MetricsLog,
+        threads: int,
+        state: TrainState | None,
+    ) -> None:
+        self.config, self.folder, self.accelerator = config, folder, accelerator
+        self.data, self.rewarder, self.encoded = data, rewarder, encoded
+        self.policy, self.log, self.threads = policy, log, threads
+
+        self.parameters = policy.parameters
+        self.optimizer = make_optimizer(config.optim, list(self.parameters.values()))
+        self.average: Tensors = ema_start(self.parameters)
+        self.update, self.is_published, self.best = 0, False, None
+        if state is not None:
+            load_optimizer_tensors(self.optimizer, self.parameters, state.optimizer)
+            self.average = state.average
+            self.update, self.is_published, self.best = state.update, state.is_published, state.best
+        self.first_update = self.update
+
+        self.learner = Learner(
+            policy=policy,
+            optimizer=self.optimizer,
+            config=config.grpo,
+            max_grad_norm=config.optim.max_grad_norm,
+            accelerator=accelerator,
+            after_step=self._follow,
+        )
+        self.watch = Watch(config, lambda row: selection_score(config.stage, row))
+        self.publisher = Publisher(
+            config=config,
+            folder=folder,
+            policy=policy,
+            encoded=encoded,
+            rewarder=rewarder,
+            data=data,
+            on_progress=self._show,
+        )
+        self.progress = tqdm(
+            total=config.run.updates,
+            initial=self.update,
+            desc=config.stage,
+            unit="update",
+            disable=not accelerator.is_main_process,
+        )
+        self._last_reward = ""
+        if accelerator.is_main_process:
+            self._start_log()
+
+    def make_update(self) -> None:
+        """One update: rollouts and rewards, the ratio law at every start, the optimizer's steps, one row."""
+        config, number = self.config, self.update
+        run, grpo = config.run, config.grpo
+        plan = sampling_plan(
+            config.rollout, self.policy.times(config.rollout.steps), seed=run.seed, update=number
+        )
+        pairs = pick_pairs(self.data.train.pairs, grpo.groups_per_update, seed=run.seed, update=number)
+        experience = gather_experience(
+            self.policy,
+            plan,
+            self.encoded,
+            self.rewarder,
+            self.data.train,
+            pairs,
+            grpo,
+            self.accelerator,
+            seed=run.seed,
+            update=number,
+            on_progress=lambda group: self._show(f"rollout {group + 1}/{len(pairs)}"),
+        )
+        if number == self.first_update:
+            self.learner.check_ratio_law(plan, self.encoded, experience.judged[0].batch)
+
+        started = time.perf_counter()
+        self._set_learning_rate(number)
+        stats = self.learner.learn(
+            plan, self.encoded, experience.judged, on_progress=lambda made: self._show("learn", made > 0)
+        )
+        train_seconds = time.perf_counter() - started
+
+        self.update, self.is_published = number + 1, False
+        self._record(train_row(config, self.update, experience, stats, self._learning_rate, train_seconds))
+        self._last_reward = f"reward {self.log.rows[-1]['reward']:.4f}" if self.log.rows else ""
+        self.progress.update(1)
+
+    def publish(self) -> None:
+        """Write what is due at this update, then the checkpoint; nothing when it was written before."""
+        due = Due.at(self.update, self.config.run)
+        if self.is_published or not due.anything:
+            return
+        if self.accelerator.is_main_process:
+            self.best, row = self.publisher.publish(self.update, self.average, self.best)
+            if row is not None:
+                self._record(row)
+            self._warn(self.watch.new_warnings(self.log.rows))
+        self.accelerator.wait_for_everyone()
+        self.is_published = True
+        self.save()
+        if self.accelerator.is_main_process:
+            self.folder.prune_loras(keep_last=self.config.run.keep_last, best=self.best)
+
+    def save(self) -> None:
+        """Write the checkpoint of the last complete update."""
+        if not self.accelerator.is_main_process:
+            return
+        kl_reference = (
+            lora_state(self.policy.adapter.transformer, adapter=REFERENCE)
+            if holds_on_to_start(self.config)
+            else {}
+        )
+        state = TrainState(
+            update=self.update,
+            is_published=self.is_published,
+            parameters={name: value.detach() for name, value in self.parameters.items()},
+            average=self.average,
+            optimizer=optimizer_tensors(self.optimizer, self.parameters),
+            kl_reference=kl_reference,
+            best=self.best,
+            settings=to_mapping(self.config),
+            threads=self.threads,
+        )
+        save_checkpoint(self.folder.checkpoints, state)
+
+    def finish(self) -> None:
+        """Close the tracker, if there is one, and say where the result lies."""
+        self.accelerator.end_training()
+        best = f", best by held-out measures: update {self.best.update}" if self.best else ""
+        logger.info("done: %d updates in %s%s", self.update, self.folder.path, best)
+
+    def _follow(self) -> None:
+        """Let the average follow the weights, after every optimizer step."""
+        self.average = ema_update(self.average, self.parameters, self.config.optim.ema_decay)
+
+    def _set_learning_rate(self, number: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optim, number)
+
+    @property
+    def _learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _show(self, phase: str, is_halfway: bool = False) -> None:
+        """Show what is being done, and stop here if asked to; not between two optimizer steps of one rollout."""
+        self.progress.set_postfix_str(f"{self._last_reward} {phase}".strip())
+        if not is_halfway:
+            self.guard.check()
+
+    def _record(self, row: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.log.append(row)
+            self.accelerator.log(flat_numbers(row, f"{row['kind']}/"), step=row["update"])
+
+    def _warn(self, texts: list[str]) -> None:
+        for text in texts:
+            logger.warning("%s", text)
+            self.log.append({"kind": "warning", "update": self.update, "message": text})
+
+    def _start_log(self) -> None:
+        run = self.config.run
+        if run.tracker is not None:
+            flat = {key: str(value) for key, value in to_mapping(self.config).items()}
+            self.accelerator.init_trackers("divrl", config=flat)
+        logger.info(
+            "masks: %s (train), %s (held out); CPU threads: %d",
+            self.data.train.mask_source,
+            self.data.held_out.mask_source,
+            self.threads,
+        )
+        if not self.log.rows:
+            self._warn(self.watch.at_start())
+        self.watch.new_warnings(self.log.rows)
+
+
+def make_optimizer(config: OptimConfig, parameters: list[Tensor]) -> torch.optim.AdamW:
+    """AdamW on the LoRA's parameters, with the settings' eps."""
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+def learning_rate(config: OptimConfig, number: int) -> float:
+    """The learning rate of update `number`, counted from 0: a linear rise over the warm-up, then constant."""
+    return config.lr * min(1.0, (number + 1) / max(1, config.warmup_updates))
+
+
+def train_row(
+    config: TrainConfig,
+    update: int,
+    experience: Experience,
+    stats: UpdateStats,
+    rate: float,
+    train_seconds: float,
+) -> dict[str, Any]:
+    """The row of metrics.jsonl for one update; NaN (null in the file) where nothing was measured."""
+    reward, advantages = experience.reward, experience.advantages
+    known_gap = reward.gap[torch.isfinite(reward.gap)]
+    return {
+        "kind": "train",
+        "stage": config.stage,
+        "update": update,
+        "reward": reward.total[advantages.valid].double().mean().item(),
+        "nssm": reward.nssm.double().nanmean().item(),
+        "vsm": reward.vsm.double().nanmean().item(),
+        "gate_rate": (known_gap == 0).double().mean().item(),
+        "reward_std_within": advantages.group_std.double().nanmean().item(),
+        "flat_groups": advantages.flat_groups.double().mean().item(),
+        "invalid": int((~advantages.valid).sum()),
+        "samples": len(advantages.valid),
+        "ratio_mean": stats.ratio_mean,
+        "ratio_max_deviation": stats.ratio_max_deviation,
+        "clip_share": stats.clip_share,
+        "kl": stats.kl,
+        "grad_rms": stats.grad_rms,
+        "grad_norm": stats.grad_norm,
+        "lr": rate,
+        "seconds": {
+            "rollout": round(experience.rollout_seconds, 3),
+            "reward": round(experience.reward_seconds, 3),
+            "train": round(train_seconds, 3),
+        },
+    }

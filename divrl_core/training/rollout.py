@@ -1,0 +1,177 @@
+"""Drawing samples from the policy, and what training must remember of how they were drawn.
+
+A micro-batch holds samples of one (reference, prompt) pair. Of each trained step it keeps the latent before and after,
+both in their storage dtype, and the log-probability: training runs the same batch through the same velocity function
+and finds the same number, bit for bit, until the weights move (the ratio law).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..config import RolloutConfig
+from ..flow.noise import keyed_noise, keyed_seed
+from ..flow.sde import SOLVERS, Gaussian, draw, ode_step
+from ..models.conditioning import Conditioning
+from .encoded_pairs import EncodedPairs, tokens_are_finite
+from .policy import Policy
+from .references import PromptPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlan:
+    """The steps of an update's rollouts: the times (steps + 1), which steps are noisy, which of those are trained."""
+
+    times: tuple[float, ...]
+    stochastic: frozenset[int]
+    trained: frozenset[int]
+    solver: str
+    noise_level: float
+
+    def gaussian(self, x_t: Tensor, v: Tensor, step: int) -> Gaussian:
+        """The distribution of the latent after a stochastic step."""
+        return SOLVERS[self.solver].gaussian(
+            x_t,
+            v,
+            self.times[step],
+            self.times[step + 1],
+            noise_level=self.noise_level,
+            t_second=self.times[1],
+        )
+
+    def log_prob(self, x_next: Tensor, gaussian: Gaussian) -> Tensor:
+        """Log-probability (B,) of a drawn step, as the solver counts it."""
+        return SOLVERS[self.solver].log_prob(x_next, gaussian)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedStep:
+    """One step of a micro-batch: x_t and x_next (B, N, C) as stored, log_prob (B,) at the time of the rollout."""
+
+    step: int
+    x_t: Tensor
+    x_next: Tensor
+    log_prob: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Samples of one pair that went through the model together, and must do so again in training.
+
+    group: number of the pair within the update. samples: numbers of the samples within the group. tokens: the clean
+    latents (B, N, C), float32.
+    """
+
+    pair: PromptPair
+    group: int
+    samples: tuple[int, ...]
+    steps: tuple[TrainedStep, ...]
+    tokens: Tensor
+
+    def sample_name(self, row: int) -> str:
+        """The sample in words, for errors."""
+        return f"sample {self.samples[row]} of {self.pair.group_id}"
+
+
+def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, update: int) -> SamplingPlan:
+    """The plan of an update; which of the stochastic steps are trained is a seeded choice when not all are."""
+    trained = list(config.stochastic_steps)
+    if config.trained_steps < len(trained):
+        key = keyed_seed(seed=seed, stream="trained steps", update=update)
+        order = torch.randperm(len(trained), generator=torch.Generator().manual_seed(key)).tolist()
+        trained = [trained[place] for place in order[: config.trained_steps]]
+    return SamplingPlan(
+        times=tuple(times),
+        stochastic=frozenset(config.stochastic_steps),
+        trained=frozenset(trained),
+        solver=config.solver,
+        noise_level=config.noise_level,
+    )
+
+
+def roll_out_group(
+    policy: Policy,
+    plan: SamplingPlan,
+    encoded: EncodedPairs,
+    pair: PromptPair,
+    *,
+    group: int,
+    group_size: int,
+    micro_batch: int,
+    seed: int,
+    update: int,
+) -> Iterator[MicroBatch]:
+    """All samples of one group, `micro_batch` at a time, every micro-batch of the same shape."""
+    conditioning = encoded.conditioning([pair]).repeat(micro_batch)
+    for start in range(0, group_size, micro_batch):
+        samples = tuple(range(start, start + micro_batch))
+        yield roll_out(
+            policy, plan, conditioning, pair, group=group, samples=samples, seed=seed, update=update
+        )
+
+
+@torch.no_grad()
+def roll_out(
+    policy: Policy,
+    plan: SamplingPlan,
+    conditioning: Conditioning,
+    pair: PromptPair,
+    *,
+    group: int,
+    samples: tuple[int, ...],
+    seed: int,
+    update: int,
+) -> MicroBatch:
+    """Sample one micro-batch. All noise is keyed by (seed, update, pair, sample, step).
+
+    Raises ValueError naming the sample when a latent is not finite.
+    """
+
+    def noise(step: int) -> Tensor:
+        drawn = [
+            keyed_noise(
+                policy.latent_shape,
+                seed=seed,
+                stream="rollout",
+                update=update,
+                group=pair.group_id,
+                sample=sample,
+                step=step,
+            )
+            for sample in samples
+        ]
+        return torch.stack(drawn).to(policy.device)
+
+    dtype = policy.storage_dtype
+    steps: list[TrainedStep] = []
+    x_t = noise(0).to(dtype)
+    last = len(plan.times) - 2
+    for step, (t, t_next) in enumerate(pairwise(plan.times)):
+        v = policy.velocity(x_t, t, conditioning)
+        if step in plan.stochastic:
+            gaussian = plan.gaussian(x_t, v, step)
+            x_next = draw(gaussian, noise(step + 1), dtype)
+            if step in plan.trained:
+                log_prob = plan.log_prob(x_next, gaussian)
+                steps.append(TrainedStep(step=step, x_t=x_t, x_next=x_next, log_prob=log_prob))
+        else:
+            x_next = ode_step(x_t, v, t, t_next)
+            x_next = x_next if step == last else x_next.to(dtype)
+        x_t = x_next
+    batch = MicroBatch(pair=pair, group=group, samples=samples, steps=tuple(steps), tokens=x_t)
+    _check_finite(batch)
+    return batch
+
+
+def _check_finite(batch: MicroBatch) -> None:
+    broken = (~tokens_are_finite(batch.tokens)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"rollout: the latent of {batch.sample_name(broken[0])} is not finite ({len(broken)} of "
+            f"{len(batch.samples)} in its micro-batch); lower optim.lr, or go back to an earlier LoRA"
+        )

@@ -1,0 +1,117 @@
+"""The folder of a run: where everything lies, how it is opened, which LoRA files stay.
+
+settings.yaml  metrics.jsonl  lora/{update-000040,best,last}.safetensors  checkpoint/  samples/  heldout/
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from torch import Tensor
+
+from ..config import TrainConfig, to_mapping
+from ..models.lora_export import export_lora
+from .checkpoint import Best, TrainState, check_same_settings, latest_checkpoint, load_checkpoint
+from .files import copy_atomic, write_atomic_text
+from .metrics_log import MetricsLog
+
+logger = logging.getLogger("divrl")
+
+
+class RunFolder:
+    """Paths of one run, and its LoRA files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = path / "settings.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoint"
+        self._lora = path / "lora"
+
+    def numbered_lora(self, update: int) -> Path:
+        return self._lora / f"update-{update:06d}.safetensors"
+
+    def sheet(self, update: int) -> Path:
+        return self.path / "samples" / f"update-{update:06d}.jpg"
+
+    def heldout(self, update: int) -> Path:
+        return self.path / "heldout" / f"update-{update:06d}.json"
+
+    @property
+    def last_lora(self) -> Path:
+        return self._lora / "last.safetensors"
+
+    @property
+    def best_lora(self) -> Path:
+        return self._lora / "best.safetensors"
+
+    def open(self, config: TrainConfig, *, resume: bool) -> TrainState | None:
+        """Make or reopen the folder, write the settings, and return the state to go on from (None: begin).
+
+        Raises ValueError when the folder is in use and `resume` is off, or when the settings have changed.
+        """
+        state = None
+        if resume:
+            state = self._saved_state(config)
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise ValueError(
+                f"{self.path} is not empty; go on with the run in it by --resume, or name another --output"
+            )
+        elif self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; name a folder with --output")
+        for folder in (self._lora, self.path / "samples", self.path / "heldout"):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomic_text(
+            self.settings, yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+        )
+        return state
+
+    def open_log(self, state: TrainState | None) -> MetricsLog:
+        """The metrics, cut back to what `state` knows of; files of later updates are removed."""
+        log = MetricsLog(self.metrics)
+        update, is_published = (state.update, state.is_published) if state else (-1, False)
+        if log.rows:
+            log.cut_back(update=update, is_published=is_published)
+        for folder in (self._lora, self.path / "samples", self.path / "heldout"):
+            for path in folder.glob("update-*"):
+                number = path.stem.removeprefix("update-")
+                if path.suffix == ".tmp" or (number.isdigit() and int(number) > update):
+                    path.unlink()
+        if state and state.best and self.numbered_lora(state.best.update).is_file():
+            copy_atomic(self.numbered_lora(state.best.update), self.best_lora)
+        return log
+
+    def write_lora(self, path: Path, weights: Mapping[str, Tensor], config: TrainConfig) -> Path:
+        """Export LoRA weights with the run's settings in the header."""
+        return export_lora(
+            path,
+            weights,
+            rank=config.lora.rank,
+            alpha=config.lora.resolved_alpha,
+            settings=to_mapping(config),
+            metadata={"modelspec.title": f"DivRL {config.stage}, {self.path.name}, {path.stem}"},
+        )
+
+    def prune_loras(self, *, keep_last: int, best: Best | None) -> None:
+        """Delete all numbered LoRA files but the last few and the best."""
+        numbered = sorted(self._lora.glob("update-*.safetensors"))
+        best_path = self.numbered_lora(best.update) if best else None
+        for path in numbered[:-keep_last]:
+            if path != best_path:
+                path.unlink()
+
+    def _saved_state(self, config: TrainConfig) -> TrainState | None:
+        if not self.settings.is_file():
+            raise FileNotFoundError(
+                f"nothing to resume in {self.path}: it has no settings.yaml; leave out --resume to start a run there"
+            )
+        latest = latest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+        if latest is None:
+            logger.info("%s was stopped before its first checkpoint: it begins again", self.path)
+            return None
+        state = load_checkpoint(latest)
+        check_same_settings(state.settings, to_mapping(config), done_updates=state.update)
+        return state

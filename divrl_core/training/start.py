@@ -1,0 +1,159 @@
+"""What a run needs before its first update: the process, the model with its LoRA, encoded data, the reward."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ..config import TrainConfig
+from ..evaluation.heldout import heldout_jobs
+from ..evaluation.sample_sheet import sheet_pairs
+from ..flow.noise import keyed_seed
+from ..models.features.base import load_backbone
+from ..models.kontext import KontextAdapter
+from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state
+from ..models.lora_apply import continue_from
+from ..models.lora_file import read_lora
+from .checkpoint import TrainState
+from .data import DataProblems, Reference, RunData, open_data
+from .encoded_pairs import EncodedPairs, pairs_of_run
+from .policy import Policy
+from .rewarding import Rewarder, RewardFunction
+
+logger = logging.getLogger("divrl")
+
+
+def start_accelerator(config: TrainConfig, output: Path) -> Accelerator:
+    """The process group, device and precision. Raises ValueError for what cannot be had here."""
+    run, grpo = config.run, config.grpo
+    if run.mixed_precision == "fp16":
+        raise ValueError(
+            "run.mixed_precision=fp16 needs loss scaling, which would break exact resuming; take bf16 or no"
+        )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=run.mixed_precision, log_with=run.tracker, project_dir=str(output)
+        )
+    except ValueError as error:
+        if "already been initialized" not in str(error):
+            raise
+        raise ValueError(
+            "run.mixed_precision differs from an earlier run in this process, and accelerate fixes it once: "
+            "start this run in a process of its own"
+        ) from error
+    if grpo.groups_per_update % accelerator.num_processes:
+        raise ValueError(
+            f"grpo.groups_per_update must be a multiple of the number of processes, "
+            f"{accelerator.num_processes}, got {grpo.groups_per_update}"
+        )
+    return accelerator
+
+
+def set_threads(config: TrainConfig, state: TrainState | None) -> int:
+    """Use the threads the settings ask for, else those the run began with; the number is what is in use now."""
+    wanted = config.run.threads or (state.threads if state else None)
+    if wanted is not None and wanted != torch.get_num_threads():
+        logger.info("CPU threads: %d (results depend on the number)", wanted)
+        torch.set_num_threads(wanted)
+    return torch.get_num_threads()
+
+
+def open_run_data(config: TrainConfig, adapter: KontextAdapter) -> RunData:
+    """The references of the run, checked at the size they are trained at."""
+    return open_data(config.data, seed=config.run.seed, size_px=size_of(config, adapter))
+
+
+def size_of(config: TrainConfig, adapter: KontextAdapter) -> int:
+    """Side of the pictures in pixels: the settings', else the model's own."""
+    return config.model.image_size_px or adapter.default_image_size_px
+
+
+def open_adapter(config: TrainConfig, accelerator: Accelerator) -> KontextAdapter:
+    """The pipeline; its parts are read when they are first needed."""
+    model = config.model
+    return KontextAdapter.load(
+        model.path,
+        dtype=model.dtype,
+        device=accelerator.device,
+        revision=model.revision,
+        max_text_tokens=model.max_text_tokens,
+    )
+
+
+def encode_run(
+    config: TrainConfig, adapter: KontextAdapter, rewarder: Rewarder, data: RunData, *, is_quiet: bool
+) -> EncodedPairs:
+    """Everything the run will show the model, encoded; the text encoders are freed.
+
+    Raises one ValueError naming every reference whose object is too small for the reward.
+    """
+    run = config.run
+    trained = pairs_of_run(
+        data.train.pairs,
+        groups_per_update=config.grpo.groups_per_update,
+        updates=run.updates,
+        seed=run.seed,
+    )
+    held_out = [
+        *(job.pair for job in heldout_jobs(data.held_out.pairs, run.eval_images, seed=run.seed)),
+        *sheet_pairs(data.held_out.pairs, run.sample_references),
+    ]
+    encoded = EncodedPairs(adapter, size_of(config, adapter))
+    problems: list[str] = []
+
+    def prepare(reference_id: str, reference: Reference) -> None:
+        try:
+            rewarder.prepare(reference_id, reference)
+        except ValueError as error:
+            problems.append(str(error))
+
+    for references, pairs in ((data.train, trained), (data.held_out, held_out)):
+        encoded.encode(references, pairs, also=prepare, is_quiet=is_quiet)
+    if problems:
+        raise DataProblems(problems)
+    encoded.finish()
+    return encoded
+
+
+def make_rewarder(config: TrainConfig, adapter: KontextAdapter, function: RewardFunction | None) -> Rewarder:
+    """The reward with its backbone, on the model's device."""
+    backbone = load_backbone(config.reward.backbone, device=adapter.device)
+    return Rewarder(config.reward, backbone, size_px=size_of(config, adapter), function=function)
+
+
+def make_policy(
+    config: TrainConfig, adapter: KontextAdapter, accelerator: Accelerator, state: TrainState | None
+) -> Policy:
+    """The transformer with its LoRA: fresh from the seed, from run.init_lora, or as `state` left it."""
+    lora, grpo = config.lora, config.grpo
+    transformer = adapter.transformer
+    seed = keyed_seed(seed=config.run.seed, stream="lora start")
+    add_lora(transformer, lora.rank, lora.resolved_alpha, lora.targets, seed)
+    if state is None and config.run.init_lora is not None:
+        continue_from(transformer, read_lora(Path(config.run.init_lora).expanduser()))
+    if holds_on_to_start(config):
+        freeze_reference(transformer)
+    if state is not None:
+        load_lora_state(transformer, state.parameters)
+        if holds_on_to_start(config):
+            load_lora_state(transformer, state.kl_reference, adapter=REFERENCE)
+    if config.model.gradient_checkpointing:
+        adapter.enable_gradient_checkpointing()
+    is_bfloat16 = config.run.mixed_precision == "bf16" or config.model.dtype == "bfloat16"
+    if is_bfloat16 and adapter.device.type == "cpu":
+        adapter.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 3 times as fast there
+    return Policy(
+        adapter=adapter,
+        size_px=size_of(config, adapter),
+        guidance=config.model.guidance_scale,
+        autocast=accelerator.autocast,
+        kl_reference=grpo.kl_reference,
+    )
+
+
+def holds_on_to_start(config: TrainConfig) -> bool:
+    """Whether KL needs a frozen copy of the LoRA that the run starts from."""
+    return config.grpo.kl_weight > 0 and config.grpo.kl_reference == "init"

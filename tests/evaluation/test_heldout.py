@@ -1,0 +1,115 @@
+"""Held-out measures: worked by hand, honest about their errors, and the same pictures for every model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from divrl_core.evaluation.heldout import (
+    HeldOut,
+    SampleScore,
+    clustered_mean,
+    heldout_jobs,
+    paired_difference,
+    selection_score,
+    summarise,
+)
+from divrl_core.training.references import PromptPair
+
+NAN = math.nan
+
+
+def score(reference: str, sample: int, nssm: float, vsm: float) -> SampleScore:
+    return SampleScore(reference_id=reference, prompt="a toy", sample=sample, nssm=nssm, vsm=vsm)
+
+
+FOUR = [score("a", 0, 0.2, 0.9), score("a", 1, 0.4, 0.7), score("b", 0, 0.6, 0.5), score("b", 1, 0.8, 0.1)]
+
+
+def test_the_four_measures_worked_by_hand() -> None:
+    summary = summarise(FOUR, consistency_cutoff=0.6)
+    assert summary["nssm"] == pytest.approx(0.5)
+    assert summary["vsm"] == pytest.approx(0.55)
+    assert summary["consistency_ratio"] == 0.5
+    assert summary["diversity_over_consistency"] == pytest.approx(0.3)  # of .2 and .4
+    # References have the mean nSSM .3 and .7: spread .2828 between two units, so the error is .2.
+    assert summary["nssm_se"] == pytest.approx(0.2)
+    assert summary["n"] == 4 and summary["n_consistent"] == 2 and summary["undefined"] == 0
+
+
+def test_undefined_scores_are_counted_and_left_out() -> None:
+    summary = summarise([*FOUR, score("c", 0, NAN, 0.9), score("c", 1, 0.1, NAN)], consistency_cutoff=0.6)
+    assert summary["undefined"] == 2 and summary["n"] == 6
+    assert summary["nssm"] == pytest.approx((0.2 + 0.4 + 0.6 + 0.8 + 0.1) / 5)
+    assert summary["vsm"] == pytest.approx((0.9 + 0.7 + 0.5 + 0.1 + 0.9) / 5)
+    assert summary["diversity_over_consistency"] == pytest.approx(0.3)
+
+
+def test_nothing_consistent_leaves_diversity_undefined() -> None:
+    summary = summarise([score("a", 0, 0.2, 0.1), score("b", 0, 0.4, 0.1)], consistency_cutoff=0.6)
+    assert summary["consistency_ratio"] == 0 and math.isnan(summary["diversity_over_consistency"])
+
+
+def test_the_error_is_the_ordinary_one_when_every_picture_has_its_own_reference() -> None:
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0)).double()
+    mean, error = clustered_mean([(str(place), value) for place, value in enumerate(values.tolist())])
+    assert mean == pytest.approx(values.mean().item())
+    assert error == pytest.approx(values.std().item() / math.sqrt(50))
+
+
+def test_copies_of_a_picture_do_not_make_the_error_smaller() -> None:
+    rows = [("a", 0.1), ("b", 0.5), ("c", 0.6)]
+    assert clustered_mean(rows * 10)[1] == pytest.approx(clustered_mean(rows)[1])
+
+
+def test_the_best_explore_has_the_most_nssm_and_the_best_suppress_keeps_identity_with_it() -> None:
+    wild = {"nssm": 0.6, "consistency_ratio": 0.1, "diversity_over_consistency": 0.6}
+    tame = {"nssm": 0.4, "consistency_ratio": 0.8, "diversity_over_consistency": 0.4}
+    assert selection_score("explore", wild) > selection_score("explore", tame)
+    assert selection_score("suppress", tame) == pytest.approx(0.32)
+    assert selection_score("suppress", wild) == pytest.approx(0.06)
+    lost = {"nssm": 0.9, "consistency_ratio": 0.0, "diversity_over_consistency": None}
+    assert selection_score("suppress", lost) == 0
+    assert selection_score("explore", {"nssm": None}) == -math.inf
+
+
+def pairs(references: int, prompts: int) -> list[PromptPair]:
+    return [
+        PromptPair(f"r{reference}#{prompt}", f"r{reference}", f"prompt {prompt}")
+        for reference in range(references)
+        for prompt in range(prompts)
+    ]
+
+
+def test_pictures_are_spread_over_references_first_then_prompts_then_numbers() -> None:
+    jobs = heldout_jobs(pairs(3, 2), 8, seed=0)
+    named = [(job.pair.group_id, job.sample) for job in jobs]
+    first = [("r0#0", 0), ("r1#0", 0), ("r2#0", 0), ("r0#1", 0), ("r1#1", 0), ("r2#1", 0)]
+    assert named == [*first, ("r0#0", 1), ("r1#0", 1)]
+
+
+def test_a_pictures_noise_depends_on_its_name_and_the_seed_alone() -> None:
+    few, many = heldout_jobs(pairs(3, 2), 3, seed=0), heldout_jobs(pairs(3, 2), 8, seed=0)
+    assert torch.equal(few[1].noise((4, 2)), many[1].noise((4, 2)))
+    noises = [job.noise((4, 2)) for job in [*many, heldout_jobs(pairs(1, 1), 1, seed=1)[0]]]
+    for place, noise in enumerate(noises):
+        assert not any(torch.equal(noise, other) for other in noises[:place])
+
+
+def heldout(samples: list[SampleScore], cutoff: float = 0.6) -> HeldOut:
+    summary = summarise(samples, consistency_cutoff=cutoff)
+    return HeldOut(settings={"consistency_cutoff": cutoff}, summary=summary, samples=tuple(samples))
+
+
+def test_a_paired_difference_sees_what_two_separate_errors_hide() -> None:
+    later = [score(s.reference_id, s.sample, s.nssm + 0.01, s.vsm) for s in FOUR]
+    difference = paired_difference(heldout(FOUR), heldout(later))["nssm"]
+    assert difference.mean == pytest.approx(0.01) and difference.se == pytest.approx(0, abs=1e-12)
+    assert heldout(FOUR).summary["nssm_se"] > 0.1
+
+
+def test_evaluations_with_different_cut_offs_are_not_compared() -> None:
+    with pytest.raises(ValueError, match=r"one consistency cut-off, got 0\.6 and 0\.7"):
+        paired_difference(heldout(FOUR), heldout(FOUR, cutoff=0.7))

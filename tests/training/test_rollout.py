@@ -1,0 +1,238 @@
+"""Rollouts and the update that learns from them: keyed noise, what is remembered, the ratio law, invalid samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from divrl_core.config import GrpoConfig, RolloutConfig
+from divrl_core.flow.sde import ode_step
+from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.lora import add_lora, load_lora_state, lora_state
+from divrl_core.training.encoded_pairs import EncodedPairs, pairs_of_run
+from divrl_core.training.pair_order import pick_pairs
+from divrl_core.training.policy import Policy
+from divrl_core.training.rollout import MicroBatch, SamplingPlan, roll_out_group, sampling_plan
+from divrl_core.training.update import Judged, Learner, UpdateStats
+
+from .tiny_run import SIZE_PX, ToyReferences
+
+REFERENCES = ToyReferences(("ant", "bee"))
+PAIR = REFERENCES.pairs[0]
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_pipeline: Path) -> KontextAdapter:
+    adapter = KontextAdapter.load(str(tiny_pipeline))
+    add_lora(adapter.transformer, 4, 8.0, "attention+ffn", seed=0)
+    return adapter
+
+
+@pytest.fixture(scope="module")
+def encoded(adapter: KontextAdapter) -> EncodedPairs:
+    encoded = EncodedPairs(adapter, SIZE_PX)
+    encoded.encode(REFERENCES, REFERENCES.pairs, is_quiet=True)
+    encoded.finish()
+    return encoded
+
+
+@pytest.fixture
+def policy(adapter: KontextAdapter) -> Iterator[Policy]:
+    policy = Policy(adapter=adapter, size_px=SIZE_PX, guidance=2.5)
+    start = lora_state(adapter.transformer)
+    yield policy
+    load_lora_state(adapter.transformer, start)
+
+
+def plan_of(policy: Policy, **changes: object) -> SamplingPlan:
+    config = RolloutConfig(**{"steps": 4, "stochastic_steps": (0, 1), **changes})  # type: ignore[arg-type]
+    return sampling_plan(config, policy.times(config.steps), seed=0, update=0)
+
+
+def rolled_out(
+    policy: Policy, plan: SamplingPlan, encoded: EncodedPairs, *, micro_batch: int = 2, update: int = 0
+) -> list[MicroBatch]:
+    batches = roll_out_group(
+        policy, plan, encoded, PAIR, group=0, group_size=4, micro_batch=micro_batch, seed=0, update=update
+    )
+    return list(batches)
+
+
+def learner(policy: Policy, **changes: object) -> Learner:
+    config = GrpoConfig(**{"group_size": 4, "micro_batch": 2, "groups_per_update": 2, **changes})  # type: ignore[arg-type]
+    return Learner(
+        policy=policy,
+        optimizer=torch.optim.SGD(policy.parameters.values(), lr=0.0),
+        config=config,
+        max_grad_norm=math.inf,
+        accelerator=Accelerator(),
+        after_step=lambda: None,
+    )
+
+
+def gradient(
+    policy: Policy, plan: SamplingPlan, encoded: EncodedPairs, judged: list[Judged], **changes: object
+) -> tuple[dict[str, torch.Tensor], UpdateStats]:
+    """The gradient that the optimizer is given, taken from its place just before the step."""
+    learn = learner(policy, **changes)
+    seen: dict[str, torch.Tensor] = {}
+
+    def take(*_: object) -> None:
+        seen.update({name: weight.grad.clone() for name, weight in policy.parameters.items()})  # type: ignore[union-attr]
+
+    learn.optimizer.register_step_pre_hook(take)
+    stats = learn.learn(plan, encoded, judged, on_progress=lambda made: None)
+    return seen, stats
+
+
+def test_only_trained_steps_are_remembered_and_the_last_step_is_the_ode(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy, stochastic_steps=(0, 2))
+    (batch, _) = rolled_out(policy, plan, encoded)
+    assert [step.step for step in batch.steps] == [0, 2]
+    # From step 2's outcome the clean latent follows without noise.
+    conditioning = encoded.conditioning([PAIR]).repeat(2)
+    with torch.no_grad():
+        v = policy.velocity(batch.steps[1].x_next, plan.times[3], conditioning)
+    assert torch.equal(batch.tokens, ode_step(batch.steps[1].x_next, v, plan.times[3], plan.times[4]))
+
+
+def test_noise_belongs_to_the_sample_and_not_to_its_micro_batch(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy)
+    twos, fours = rolled_out(policy, plan, encoded), rolled_out(policy, plan, encoded, micro_batch=4)
+    starts = torch.cat([batch.steps[0].x_t for batch in twos])
+    assert torch.equal(starts, fours[0].steps[0].x_t)
+    finished = torch.cat([batch.tokens for batch in twos])
+    assert torch.allclose(finished, fours[0].tokens, atol=1e-4)
+    assert not torch.allclose(finished[0], finished[1], atol=0.1), "samples of a group differ"
+
+
+def test_an_update_draws_its_own_noise_again_and_another_update_draws_other(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy)
+    first, again = rolled_out(policy, plan, encoded)[0], rolled_out(policy, plan, encoded)[0]
+    other = rolled_out(policy, plan, encoded, update=1)[0]
+    assert torch.equal(first.tokens, again.tokens)
+    assert not torch.allclose(first.steps[0].x_t, other.steps[0].x_t, atol=0.1)
+
+
+def test_a_choice_of_trained_steps_is_seeded_and_leaves_all_stochastic_steps_noisy(policy: Policy) -> None:
+    config = RolloutConfig(steps=6, trained_steps_per_update=2)
+    plans = [sampling_plan(config, policy.times(6), seed=0, update=update) for update in range(40)]
+    again = [sampling_plan(config, policy.times(6), seed=0, update=update) for update in range(40)]
+    assert plans == again
+    assert all(plan.stochastic == frozenset(range(5)) and len(plan.trained) == 2 for plan in plans)
+    assert frozenset().union(*(plan.trained for plan in plans)) == frozenset(range(5))
+
+
+def test_training_finds_the_rollouts_log_probabilities_bit_for_bit(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy)
+    batch = rolled_out(policy, plan, encoded)[0]
+    learner(policy).check_ratio_law(plan, encoded, batch)
+
+
+def test_the_ratio_law_is_broken_when_the_weights_moved_in_between(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy)
+    batch = rolled_out(policy, plan, encoded)[0]
+    weights = lora_state(policy.adapter.transformer)
+    moved = {name: value + 1e-4 for name, value in weights.items()}
+    with policy.with_weights(moved), pytest.raises(ValueError, match=r"ratio law: .* at step 0 of ant#0"):
+        learner(policy).check_ratio_law(plan, encoded, batch)
+
+
+def test_weights_lent_for_an_evaluation_are_given_back_bit_for_bit(policy: Policy) -> None:
+    before = lora_state(policy.adapter.transformer)
+    with policy.with_weights({name: value + 1 for name, value in before.items()}):
+        inside = lora_state(policy.adapter.transformer)
+    after = lora_state(policy.adapter.transformer)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(torch.equal(before[name], inside[name]) for name in before)
+
+
+def judge(batches: list[MicroBatch], advantages: list[float], valid: list[bool]) -> list[Judged]:
+    judged, start = [], 0
+    for batch in batches:
+        rows = slice(start, start + len(batch.samples))
+        start = rows.stop
+        judged.append(
+            Judged(batch=batch, advantages=torch.tensor(advantages[rows]), valid=torch.tensor(valid[rows]))
+        )
+    return judged
+
+
+def test_the_gradient_is_that_of_the_mean_over_valid_samples_and_trained_steps(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan, advantages = plan_of(policy), [1.0, -0.5, 2.0, 7.0]
+    batches = rolled_out(policy, plan, encoded)
+    found, stats = gradient(policy, plan, encoded, judge(batches, advantages, [True, True, True, False]))
+
+    # At ratio 1 the gradient of -min(r A, clip(r) A) is -A times that of the log-probability: written out, all at once.
+    conditioning = encoded.conditioning([PAIR]).repeat(2)
+    objective = torch.zeros(())
+    for place, batch in enumerate(batches):
+        for step in batch.steps:
+            v = policy.velocity(step.x_t, plan.times[step.step], conditioning)
+            log_prob = plan.log_prob(step.x_next, plan.gaussian(step.x_t, v, step.step))
+            weights = torch.tensor([[1.0, -0.5], [2.0, 0.0]][place])
+            objective = objective - (weights * log_prob).sum() / (3 * len(batch.steps))
+    expected = torch.autograd.grad(objective, list(policy.parameters.values()))
+    largest = max(value.abs().max().item() for value in expected)
+    for value, (name, seen) in zip(expected, found.items(), strict=True):
+        assert torch.allclose(seen, value, rtol=1e-3, atol=1e-4 * largest), name
+    assert stats.ratio_mean == 1 and stats.ratio_max_deviation == 0
+    assert stats.grad_rms == pytest.approx(
+        math.sqrt(sum(float(v.square().sum()) for v in expected) / sum(v.numel() for v in expected)), rel=1e-3
+    )
+
+
+def test_an_invalid_sample_changes_nothing_whatever_its_advantage(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan, valid = plan_of(policy), [True, False, True, True]
+    batches = rolled_out(policy, plan, encoded)
+    one, _ = gradient(policy, plan, encoded, judge(batches, [1.0, 0.0, -1.0, 0.5], valid))
+    other, _ = gradient(policy, plan, encoded, judge(batches, [1.0, 99.0, -1.0, 0.5], valid))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_no_step_is_made_when_no_sample_teaches_anything(policy: Policy, encoded: EncodedPairs) -> None:
+    plan = plan_of(policy)
+    seen, stats = gradient(
+        policy, plan, encoded, judge(rolled_out(policy, plan, encoded), [0.0] * 4, [True] * 4)
+    )
+    assert not seen and stats.optimizer_steps == 0 and math.isnan(stats.ratio_mean)
+
+
+@pytest.mark.parametrize("kind", ["mean", "velocity"])
+def test_kl_to_the_base_is_zero_at_the_start_and_positive_after_the_weights_moved(
+    policy: Policy, encoded: EncodedPairs, kind: str
+) -> None:
+    plan, changes = plan_of(policy), {"kl_weight": 1.0, "kl_kind": kind}
+    judged = judge(rolled_out(policy, plan, encoded), [0.0] * 4, [True] * 4)
+    _, at_start = gradient(policy, plan, encoded, judged, **changes)
+    weights = lora_state(policy.adapter.transformer)
+    with policy.with_weights({name: value + 0.02 for name, value in weights.items()}):
+        pulled, moved = gradient(policy, plan, encoded, judged, **changes)
+    assert at_start.kl == 0
+    assert moved.kl > 1e-8 and max(value.abs().max().item() for value in pulled.values()) > 0
+
+
+def test_the_pairs_of_a_run_are_those_that_its_updates_pick() -> None:
+    pairs = ToyReferences(tuple("abcdefghij")).pairs
+    picked = {pair for update in range(4) for pair in pick_pairs(pairs, 3, seed=5, update=update)}
+    assert set(pairs_of_run(pairs, groups_per_update=3, updates=4, seed=5)) == picked
+    assert set(pairs_of_run(pairs, groups_per_update=3, updates=7, seed=5)) == set(pairs)
