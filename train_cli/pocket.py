@@ -30,7 +30,7 @@ def pocket() -> None:
 @seed_option("Seed of weights, figures and order.")
 def build(
     output: Path,
-    stage: Literal["all", "vae", "kontext"],
+    stage: Literal["all", "vae"],
     minutes: float | None,
     threads: int | None,
     seed: int,
