@@ -65,8 +65,8 @@ def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfi
         reward=RewardConfig(kind="nssm"),
         rollout=RolloutConfig(trained_steps_per_update=2),
         grpo=_grpo(quick),
-        optim=OptimConfig(lr=8e-4),
-        run=_run(2 if quick else 40, seed, threads, quick),
+        optim=OptimConfig(lr=1e-3),
+        run=_run(2 if quick else 24, seed, threads, quick),
     )
 
 
@@ -80,8 +80,8 @@ def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConf
         reward=RewardConfig(kind="gated"),
         rollout=RolloutConfig(trained_steps_per_update=2),
         grpo=_grpo(quick),
-        optim=OptimConfig(lr=8e-4),
-        run=_run(2 if quick else 45, seed, threads, quick),
+        optim=OptimConfig(lr=1e-3),
+        run=_run(2 if quick else 24, seed, threads, quick),
     )
 
 
@@ -90,7 +90,7 @@ def evaluation_settings(*, seed: int, quick: bool) -> DemoEvaluation:
     return DemoEvaluation(
         seed=seed + 1_000_003,
         references=3 if quick else 32,
-        pictures=6 if quick else 128,
+        pictures=6 if quick else 96,
         steps=6 if quick else 28,
         shown_references=2 if quick else 6,
         shown_pictures=2 if quick else 4,
@@ -107,7 +107,7 @@ def _data(quick: bool) -> DataConfig:
 def _grpo(quick: bool) -> GrpoConfig:
     if quick:
         return GrpoConfig(group_size=4, groups_per_update=2, micro_batch=4, clip_range=1e-3)
-    return GrpoConfig(group_size=12, groups_per_update=8, micro_batch=12, clip_range=1e-3)
+    return GrpoConfig(group_size=12, groups_per_update=6, micro_batch=12, clip_range=1e-3)
 
 
 def _run(updates: int, seed: int, threads: int | None, quick: bool) -> RunConfig:
@@ -115,11 +115,10 @@ def _run(updates: int, seed: int, threads: int | None, quick: bool) -> RunConfig
         updates=updates,
         seed=seed,
         threads=threads,
-        mixed_precision="bf16",
-        sample_every_updates=updates if quick else 20,
-        eval_every_updates=updates if quick else 10,
-        save_every_updates=updates if quick else 10,
-        eval_images=4 if quick else 48,
+        sample_every_updates=updates if quick else 12,
+        eval_every_updates=updates if quick else 8,
+        save_every_updates=updates if quick else 8,
+        eval_images=4 if quick else 32,
         eval_steps=6 if quick else 28,
         sample_steps=6 if quick else 28,
         sample_references=2 if quick else 4,

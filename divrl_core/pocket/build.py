@@ -42,10 +42,12 @@ def build(
     kontext_recipe: KontextRecipe | None = None,
     train_shards: int = TRAIN_SHARDS,
     vae_shards: int = VAE_SHARDS,
+    report: Progress = logger.info,
 ) -> Path | None:
     """Run the stages that are not finished; returns the pipeline's folder once it is whole.
 
-    `minutes` stops between two steps; None runs to the recipe's end.
+    `minutes` stops between two steps; None runs to the recipe's end. `report` is told what was done, and may itself
+    raise OutOfTime.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -55,7 +57,7 @@ def build(
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def progress(message: str) -> None:
-        logger.info("%s", message)
+        report(message)
         if deadline is not None and time.monotonic() > deadline:
             raise OutOfTime
 

@@ -31,6 +31,7 @@ class KontextRecipe:
         5.0,
     )  # drawn at random: the pocket's answer does not depend on it
     save_every_steps: int = 100
+    report_every_steps: int = 50
 
 
 def all_captions() -> list[str]:

@@ -89,8 +89,8 @@ def train_kontext(
             share = min(recipe.average_decay, (step + 1) / (step + 10))
             torch._foreach_lerp_(list(average.parameters()), list(transformer.parameters()), 1 - share)
         total += loss.item()
-        if (step + 1) % 50 == 0:
-            progress(f"kontext step {step + 1}/{recipe.steps} loss {total / 50:.4f}")
+        if (step + 1) % recipe.report_every_steps == 0:
+            progress(f"kontext step {step + 1}/{recipe.steps} loss {total / recipe.report_every_steps:.4f}")
             total = 0.0
         if (step + 1) % recipe.save_every_steps == 0 or step + 1 == recipe.steps:
             save_state(work / "kontext", transformer, average, optimizer, step + 1)

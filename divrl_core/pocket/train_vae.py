@@ -42,6 +42,7 @@ class VaeRecipe:
     figure_weight: float = 3.0
     edge_weight: float = 1.0
     save_every_steps: int = 200
+    report_every_steps: int = 50
 
 
 class CropSource:
@@ -229,8 +230,8 @@ def _phase(
             for kept, fresh in zip(average.parameters(), vae.parameters(), strict=True):
                 kept.lerp_(fresh, 1 - share)
         total += loss.item()
-        if (step + 1) % 50 == 0:
-            progress(f"{folder.name} step {step + 1}/{steps} loss {total / 50:.4f}")
+        if (step + 1) % recipe.report_every_steps == 0:
+            progress(f"{folder.name} step {step + 1}/{steps} loss {total / recipe.report_every_steps:.4f}")
             total = 0.0
         if (step + 1) % recipe.save_every_steps == 0 or step + 1 == steps:
             save_state(folder, vae, average, optimizer, step + 1)

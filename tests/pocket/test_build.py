@@ -1,0 +1,138 @@
+"""Building the pocket Kontext: widening keeps the function, a stopped build goes on to the same weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from diffusers import FluxKontextPipeline
+from safetensors.torch import load_file
+
+from divrl_core.models.pocket_parts import TEXT_TOKENS, build_clip, build_t5, build_transformer, build_vae
+from divrl_core.pocket import build as build_module
+from divrl_core.pocket.build import OutOfTime, build
+from divrl_core.pocket.optimizer import BlockOptimizer
+from divrl_core.pocket.pairs import KontextRecipe, all_captions, encode_captions
+from divrl_core.pocket.train_vae import VaeRecipe, narrow_vae, round_trip_psnr, widen
+from divrl_core.pocket.world import load_shard, shard_path
+
+VAE = VaeRecipe(
+    narrow_steps=4, wide_steps=2, batch_size=1, crop_px=32, save_every_steps=2, report_every_steps=1
+)
+KONTEXT = KontextRecipe(
+    steps=4, decay_steps=2, warmup_steps=2, batch_size=2, save_every_steps=2, report_every_steps=1
+)
+
+
+@pytest.fixture
+def small_world(monkeypatch):
+    """Two identities a shard, so that a whole build takes seconds."""
+    monkeypatch.setattr("divrl_core.pocket.world.SHARD_IDENTITIES", 2)
+    monkeypatch.setattr(build_module, "render_split", _render_here)
+
+
+def _render_here(folder, shards, *, seed, held_out=False, workers=1):
+    """The real shards, drawn in this process so that they see the smaller shard size."""
+    from divrl_core.pocket.world import render_shard
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(shards):
+        yield render_shard(number, folder, seed=seed, held_out=held_out)
+
+
+class _StopAfter:
+    """Counts reports and stops the build at the last one allowed."""
+
+    def __init__(self, allowed: int) -> None:
+        self.left = allowed
+
+    def __call__(self, message: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise OutOfTime
+
+
+def run(output, **settings):
+    return build(
+        output, seed=3, vae_recipe=VAE, kontext_recipe=KONTEXT, train_shards=1, vae_shards=1, **settings
+    )
+
+
+def test_widening_a_vae_does_not_change_what_it_computes():
+    narrow, wide = narrow_vae(seed=0), build_vae(seed=1)
+    widen(narrow, wide, seed=0, noise=0.0)
+    pictures = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = narrow.encoder(pictures)
+        assert torch.allclose(wide.encoder(pictures), latents, atol=1e-4)
+        assert torch.allclose(wide.decoder(latents), narrow.decoder(latents), atol=1e-4)
+
+
+def test_every_caption_of_the_world_has_its_own_text_embedding():
+    text = encode_captions(seed=0)
+    assert text.embeds.shape[:2] == (len(all_captions()), TEXT_TOKENS)
+    for values in (text.embeds.flatten(1), text.pooled):
+        distance = torch.cdist(values, values) + torch.eye(len(values)) * 1e9
+        assert distance.min() > 0.5
+
+
+def test_the_text_side_is_the_same_for_the_same_seed_and_reads_any_prompt():
+    for make in (build_clip, build_t5):
+        (tokenizer, first), (_, again) = make(all_captions(), seed=1), make(all_captions(), seed=1)
+        for left, right in zip(first.parameters(), again.parameters(), strict=True):
+            assert torch.equal(left, right)
+        ids = tokenizer("a photograph of my cat, 1999!")["input_ids"]
+        assert tokenizer.unk_token_id not in ids[:-1]
+
+
+def test_a_build_that_is_stopped_again_and_again_ends_in_the_same_weights(tmp_path, small_world):
+    whole = run(tmp_path / "whole")
+    assert whole is not None
+    stopped, messages_allowed = None, 3
+    while stopped is None:
+        stopped = run(tmp_path / "stopped", report=_StopAfter(messages_allowed))
+        messages_allowed += 2  # drawn, narrow, wide, encoded and transformer steps are all stopped in once
+    assert messages_allowed > 9
+    for part in (
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ):
+        first, second = load_file(whole / part), load_file(stopped / part)
+        assert {name for name in first if not torch.equal(first[name], second[name])} == set()
+
+
+def test_a_built_pipeline_loads_in_diffusers_and_makes_a_picture(tmp_path, small_world):
+    folder = run(tmp_path / "pocket")
+    assert json.loads((folder / "divrl.json").read_text())["image_size_px"] == 128
+    pipeline = FluxKontextPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    shard = load_shard(shard_path(tmp_path / "pocket" / "shards", 0, held_out=True))
+    reference = torch.from_numpy(shard.images[0, 0]).permute(2, 0, 1).float()[None] / 255
+    picture = pipeline(
+        image=reference,
+        prompt=shard.prompts[0][0],
+        height=128,
+        width=128,
+        max_area=128 * 128,
+        _auto_resize=False,
+        num_inference_steps=2,
+        max_sequence_length=TEXT_TOKENS,
+        output_type="pt",
+    ).images
+    assert picture.shape == (1, 3, 128, 128) and bool(torch.isfinite(picture).all())
+    psnr, figure_psnr = round_trip_psnr(pipeline.vae.float(), shard.images[:, 0], shard.masks[:, 0])
+    assert psnr > 10 and figure_psnr > 8  # four steps from a start that already carries colour
+
+
+def test_the_optimizer_gives_its_state_back():
+    transformer = build_transformer(seed=0, double_blocks=1, single_blocks=1)
+    optimizer = BlockOptimizer(transformer, 1e-3)
+    for parameter in transformer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    other = BlockOptimizer(build_transformer(seed=0, double_blocks=1, single_blocks=1), 1e-3)
+    other.load_state_dict(optimizer.state_dict())
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            assert torch.equal(value, other.state_dict()["state"][index][name])
