@@ -1,6 +1,6 @@
 # The commands of this repository; each makes the environment it needs in $(VENV) and makes it only once.
 #
-#   make demo                 post-train the pocket Kontext on this computer and open runs/demo/report.html
+#   make demo                 post-train the pocket Kontext on this computer; writes runs/demo/report.html
 #   make test                 the tests
 #   make check                formatting, lint, types
 #   make bench                measured ratios of speed and memory

@@ -6,9 +6,10 @@ same weight files load in diffusers and in ComfyUI.
 
 from __future__ import annotations
 
-import json
 import string
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from diffusers import (
@@ -17,7 +18,7 @@ from diffusers import (
     FluxKontextPipeline,
     FluxTransformer2DModel,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -90,15 +91,51 @@ def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
     )
 
 
+def learn_merges(words: Mapping[tuple[str, ...], int]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is one piece: the most frequent pair first, of equals that of older pieces.
+
+    The order of the library's own trainer, but for its ties among single characters, which follow a hash map and differ
+    from run to run; here they are alphabetical.
+    """
+    characters = {piece for word in words for piece in word}
+    age = {
+        piece: place for place, piece in enumerate(sorted(characters, key=lambda piece: (len(piece), piece)))
+    }
+    merges: list[tuple[str, str]] = []
+    left = dict(words)
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in left.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], age[pair[0]], age[pair[1]]))
+        merges.append(best)
+        age.setdefault("".join(best), len(age))
+        left = {_merged(word, best): count for word, count in left.items()}
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The word with every occurrence of the pair as one piece."""
+    pieces: list[str] = []
+    for piece in word:
+        if pieces and (pieces[-1], piece) == pair:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return tuple(pieces)
+
+
 def build_clip(sentences: Sequence[str], *, seed: int) -> tuple[CLIPTokenizer, CLIPTextModel]:
     """Byte-level BPE learned on `sentences` over all 256 bytes, and a one-layer CLIP text encoder."""
     start, end, word_end = "<|startoftext|>", "<|endoftext|>", "</w>"
     own = CLIPTokenizer().backend_tokenizer
-    trained = Tokenizer(models.BPE(end_of_word_suffix=word_end))
-    trained.normalizer, trained.pre_tokenizer = own.normalizer, own.pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=320, end_of_word_suffix=word_end, show_progress=False)
-    trained.train_from_iterator(sentences, trainer)
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    words: Counter[tuple[str, ...]] = Counter()
+    for sentence in sentences:
+        for word, _ in own.pre_tokenizer.pre_tokenize_str(own.normalizer.normalize_str(sentence)):
+            words[tuple(word[:-1]) + (word[-1] + word_end,)] += 1  # noqa: RUF005
+    merges = learn_merges(words)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # every byte needs its end-of-word form: an unknown token would be the end of text in the middle of a prompt
     pieces = [*alphabet, *(c + word_end for c in alphabet), *(a + b for a, b in merges), start, end]

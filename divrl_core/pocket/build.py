@@ -23,8 +23,8 @@ from .world import load_shard, render_split, shard_path
 
 logger = logging.getLogger("divrl")
 
-TRAIN_SHARDS, HELD_OUT_SHARDS = 40, 1
-VAE_SHARDS = 28  # the VAE needs fewer pictures than the transformer
+TRAIN_SHARDS, HELD_OUT_SHARDS = 28, 1
+VAE_SHARDS = 28
 
 
 class OutOfTime(Exception):

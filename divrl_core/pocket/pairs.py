@@ -19,8 +19,8 @@ from .world import VIEWS, load_shard
 class KontextRecipe:
     """How the pocket's transformer is trained."""
 
-    steps: int = 1500
-    decay_steps: int = 500  # the learning rate is level, then falls in a line to nothing over these
+    steps: int = 2000
+    decay_steps: int = 600  # the learning rate is level, then falls in a line to nothing over these
     warmup_steps: int = 100
     batch_size: int = 64
     lr: float = 2e-3

@@ -9,7 +9,15 @@ import torch
 from diffusers import FluxKontextPipeline
 from safetensors.torch import load_file
 
-from divrl_core.models.pocket_parts import TEXT_TOKENS, build_clip, build_t5, build_transformer, build_vae
+from divrl_core.models.hub import POCKET_FOLDER
+from divrl_core.models.pocket_parts import (
+    TEXT_TOKENS,
+    build_clip,
+    build_t5,
+    build_transformer,
+    build_vae,
+    learn_merges,
+)
 from divrl_core.pocket import build as build_module
 from divrl_core.pocket.build import OutOfTime, build
 from divrl_core.pocket.optimizer import BlockOptimizer
@@ -84,6 +92,20 @@ def test_the_text_side_is_the_same_for_the_same_seed_and_reads_any_prompt():
             assert torch.equal(left, right)
         ids = tokenizer("a photograph of my cat, 1999!")["input_ids"]
         assert tokenizer.unk_token_id not in ids[:-1]
+
+
+def test_merges_are_learned_in_the_order_worked_by_hand():
+    """ab</w> 3 times, cb</w> 3 times, abb</w> once: a+b</w> (3) ties with c+b</w> (3), a is the older piece."""
+    words = {("a", "b</w>"): 3, ("c", "b</w>"): 3, ("a", "b", "b</w>"): 1}
+    assert learn_merges(words) == [("a", "b</w>"), ("c", "b</w>"), ("a", "b"), ("ab", "b</w>")]
+
+
+def test_the_shipped_tokenizers_are_those_that_a_build_makes():
+    for make, name in ((build_clip, "tokenizer"), (build_t5, "tokenizer_2")):
+        tokenizer, _ = make(all_captions(), seed=0)
+        shipped = type(tokenizer).from_pretrained(POCKET_FOLDER / name)
+        assert shipped.get_vocab() == tokenizer.get_vocab()
+        assert shipped("a toy fox on a blue floor") == tokenizer("a toy fox on a blue floor")
 
 
 def test_a_build_that_is_stopped_again_and_again_ends_in_the_same_weights(tmp_path, small_world):
