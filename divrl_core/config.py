@@ -192,7 +192,9 @@ class RunConfig(Settings):
         None, "CPU threads; null = torch's choice. Recorded: results depend on it.", at_least=1
     )
     init_lora: str | None = setting(None, "LoRA file the run starts from; suppress needs explore's.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = setting("no", "Autocast of accelerate.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = setting(
+        "no", "Autocast of accelerate; fp16 cannot be trained (no loss scaling)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,10 +223,16 @@ class TrainConfig(Settings):
             raise ValueError(
                 "grpo.kl_reference=init needs run.init_lora; without one take grpo.kl_reference=base"
             )
-        if self.run.mixed_precision == "fp16" and self.model.dtype == "bfloat16":
-            raise ValueError("run.mixed_precision=fp16 contradicts model.dtype=bfloat16; take bf16 or no")
-        if self.run.mixed_precision == "bf16" and self.model.dtype == "float16":
-            raise ValueError("run.mixed_precision=bf16 contradicts model.dtype=float16; take fp16 or no")
+        if self.model.dtype == "float16":
+            raise ValueError(
+                "model.dtype=float16 cannot be trained: without loss scaling the LoRA's gradients vanish; "
+                "take bfloat16 or float32"
+            )
+        if self.run.mixed_precision == "fp16":
+            raise ValueError(
+                "run.mixed_precision=fp16 cannot be trained: without loss scaling the LoRA's gradients vanish; "
+                "take bf16 or no"
+            )
 
     @classmethod
     def explore(cls, **sections: Any) -> TrainConfig:

@@ -21,7 +21,9 @@ class ModelConfig(Settings):
         "pocket", "A folder or hub id of a Kontext pipeline, or pocket = the embedded small one."
     )
     revision: str | None = setting(None, "The hub revision; null = the newest.")
-    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Storage of weights and latents.")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting(
+        "float32", "Storage of weights and latents; float16 cannot be trained (no loss scaling)."
+    )
     guidance_scale: float = setting(2.5, "The embedded guidance, in training and sampling alike.", at_least=0)
     image_size_px: int | None = setting(
         None,

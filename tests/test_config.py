@@ -93,7 +93,10 @@ def test_suppress_without_a_lora_is_refused() -> None:
         ({"grpo": {"kl_reference": "init"}}, "needs run.init_lora"),
         ({"model": {"image_size_px": 130}}, "model.image_size_px must be a multiple of 16, got 130"),
         ({"model": {"path": ""}}, "model.path must not be empty"),
-        ({"model": {"dtype": "bfloat16"}, "run": {"mixed_precision": "fp16"}}, "contradicts"),
+        ({"model": {"dtype": "float16"}}, "model.dtype=float16 cannot be trained"),
+        ({"model": {"dtype": "float16"}, "run": {"mixed_precision": "fp16"}}, "take bfloat16 or float32"),
+        ({"run": {"mixed_precision": "fp16"}}, "run.mixed_precision=fp16 cannot be trained"),
+        ({"model": {"dtype": "bfloat16"}, "run": {"mixed_precision": "fp16"}}, "take bf16 or no"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_that_names_it(mapping: dict[str, Any], words: str) -> None:

@@ -77,8 +77,27 @@ def run_stage(config: TrainConfig, output: Path, *, resume: bool, dry_run: bool)
     from divrl_core.training.grpo_loop import train
 
     with resumable(f"divrl-train {config.stage} --output {output} --resume"):
-        result = train(config, output, resume=resume, data=data)
+        try:
+            result = train(config, output, resume=resume, data=data)
+        except KeyboardInterrupt:
+            _write_report(output)
+            raise
     click.echo(f"{result.updates} updates done; the best LoRA by held-out measures: {result.best_lora}")
+    _write_report(output)
+
+
+def _write_report(output: Path) -> None:
+    """report.html into the run folder, by the main process; a run that has nothing to report stays as it is."""
+    from accelerate import PartialState
+
+    from divrl_core.evaluation.report import write_report
+
+    if not PartialState().is_main_process:
+        return
+    try:
+        click.echo(f"report: {write_report([output], output / 'report.html')}")
+    except (ValueError, OSError) as error:
+        click.echo(f"no report: {error}", err=True)
 
 
 def plan_lines(config: TrainConfig) -> list[str]:

@@ -3,23 +3,27 @@
 Everything is written as it is done and skipped when it is there, so a demo that was stopped goes on where
 it was.
 
-OUTPUT/demo.json                    what the demo was started with OUTPUT/explore/, suppress/          the
-two run folders, a LoRA in each OUTPUT/heldout/{base,...}.json      every held-out picture's scores
-OUTPUT/comparisons/, comparison.jpg the same references and seeds for all three OUTPUT/summary.json,
-report.html    the numbers and the page
+OUTPUT/demo.json                     what the demo was started with: settings, and the model by its hashes
+OUTPUT/explore/, suppress/           the two run folders, in each a LoRA and a report
+OUTPUT/heldout/{base,...}.json       every held-out picture's scores
+OUTPUT/comparisons/, comparison.jpg  the same references and seeds for all three
+OUTPUT/summary.json, report.html     the numbers and the page
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig
+from ..config import TrainConfig, to_mapping
+from ..models.hub import POCKET_FOLDER
 from ..training.data import ReferenceSet, RunData
-from ..training.files import write_atomic_json
+from ..training.files import json_ready, write_atomic_json
 from ..training.grpo_loop import train
 from .comparison import sheet_of, write_comparisons, write_sheet
 from .demo_pictures import DemoModels, gather_comparisons
@@ -59,10 +63,27 @@ def run_demo(
         quick: a few updates only, to see that everything runs; the numbers mean nothing.
         threads: CPU threads; None = torch's choice.
 
-    Raises ValueError when the folder holds something else, or a demo with another seed or length.
+    Raises ValueError when the folder holds something else, or a demo with another seed or length, with
+    other settings or of another model.
     """
-    _open(output, {"seed": seed, "quick": quick}, resume=resume)
-    return carry_out(demo_plan(seed=seed, threads=threads, quick=quick), output)
+    plan = demo_plan(seed=seed, threads=threads, quick=quick)
+    _open(output, {"seed": seed, "quick": quick}, made_with(plan, POCKET_FOLDER), resume=resume)
+    return carry_out(plan, output)
+
+
+def made_with(plan: DemoPlan, model: Path) -> dict[str, Any]:
+    """What the results of a demo follow from: every setting and the SHA-256 of every file of the model, by
+    name, and one hash of all these. The number of threads is left out: a demo may go on with another.
+    """
+    parts: dict[str, Any] = {}
+    for name, config in (("explore", plan.explore), ("suppress", plan.suppress)):
+        parts |= _flat(to_mapping(replace(config, run=replace(config.run, threads=None))), name)
+    parts |= _flat(asdict(plan.evaluation), "evaluation")
+    for file in sorted(path for path in model.rglob("*") if path.is_file()):
+        name = f"model/{file.relative_to(model).as_posix()}"
+        parts[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    parts = json_ready(parts)
+    return {"hash": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), "parts": parts}
 
 
 def carry_out(
@@ -118,8 +139,8 @@ def summary_of(results: Sequence[ModelResult]) -> dict[str, Any]:
     return summary
 
 
-def _open(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
-    """Makes the folder, or checks that what is in it is a demo of the same settings."""
+def _open(output: Path, asked: Mapping[str, Any], made: Mapping[str, Any], *, resume: bool) -> None:
+    """Makes the folder, or checks that what is in it is a demo of the same settings and model."""
     note = output / "demo.json"
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; name a folder with --output")
@@ -127,25 +148,54 @@ def _open(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
         begun = dict(read_json(note))
         if not resume:
             raise ValueError(f"{output} holds a demo; go on with it by --resume, or name another --output")
-        if begun != dict(asked):
-            said = ", ".join(f"{name}={value}" for name, value in begun.items())
+        if any(begun.get(name) != value for name, value in asked.items()):
+            said = ", ".join(f"{name}={begun.get(name)}" for name in asked)
             raise ValueError(
                 f"{output} holds a demo with {said}; resume it with the same, or name another --output"
             )
+        _refuse_other(output, begun.get("made_with"), made)
     elif output.is_dir() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo; name another --output")
     else:
-        write_atomic_json(note, dict(asked))
+        write_atomic_json(note, {**asked, "made_with": made})
+
+
+def _refuse_other(output: Path, begun: Mapping[str, Any] | None, made: Mapping[str, Any]) -> None:
+    """Raises ValueError, with what has changed, unless the demo was begun with the same settings and model."""
+    if begun is not None and begun["hash"] == made["hash"]:
+        return
+    way_out = f"name another --output, or delete {output}"
+    if begun is None:
+        raise ValueError(f"{output} holds a demo of an older version, without its settings; {way_out}")
+    before, now = begun["parts"], made["parts"]
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    said = [
+        name if name.startswith("model/") else f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in changed[:3]
+    ]
+    more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+    raise ValueError(f"{output} holds a demo made otherwise: changed: {', '.join(said)}{more}; {way_out}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        flat |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def _stage(config: TrainConfig, folder: Path, data: RunData | None) -> Path:
-    """Trains a stage unless it is finished; returns its best LoRA file."""
+    """Trains a stage unless it is finished, and writes its report; returns its best LoRA file."""
     best = folder / "lora" / "best.safetensors"
     if _is_finished(config, folder):
         logger.info("%s is finished: %s", config.stage, best)
-        return best
-    logger.info("%s: %d updates into %s", config.stage, config.run.updates, folder)
-    return train(config, folder, resume=is_run_folder(folder), data=data).best_lora
+    else:
+        logger.info("%s: %d updates into %s", config.stage, config.run.updates, folder)
+        best = train(config, folder, resume=is_run_folder(folder), data=data).best_lora
+    write_report([folder], folder / "report.html")
+    return best
 
 
 def _is_finished(config: TrainConfig, folder: Path) -> bool:

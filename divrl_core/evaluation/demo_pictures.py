@@ -5,7 +5,6 @@ in all else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..config import TrainConfig
 from ..models.lora import lora_state
 from ..models.lora_apply import continue_from
 from ..models.lora_file import read_lora
-from ..training.data import open_data
+from ..pocket.references import PocketReferences
 from ..training.encoded_pairs import EncodedPairs
 from ..training.files import write_atomic_json
 from ..training.references import ReferenceSet
@@ -40,7 +39,7 @@ class DemoModels:
     ) -> None:
         """Opens the model of `config` (stage explore) without a LoRA's effect, and held-out references.
 
-        `references` replaces those that `config.data` names.
+        `references` replaces the pocket world's figures (`last_references`).
         """
         self._settings = settings
         self._batch_size = config.grpo.micro_batch
@@ -48,8 +47,7 @@ class DemoModels:
         set_threads(config, None)
         adapter = open_adapter(config, accelerator)
         side = size_of(config, adapter)
-        data = replace(config.data, held_out_references=settings.references)
-        self._references = references or open_data(data, seed=settings.seed, size_px=side).held_out
+        self._references = references or last_references(settings)
         self._rewarder = make_rewarder(config, adapter, None)
         self._shown = sheet_pairs(self._references.pairs, settings.shown_references)
         jobs = heldout_jobs(self._references.pairs, settings.pictures, seed=settings.seed)
@@ -119,6 +117,14 @@ class DemoModels:
             entry = {"reference_id": pair.reference_id, "prompt": pair.prompt, "reference": file.name}
             rows.append({**entry, "pictures": items[place]})
         write_atomic_json(folder / f"{name}.json", {"rows": rows})
+
+
+def last_references(settings: DemoEvaluation) -> PocketReferences:
+    """The figures of the last evaluation: held out from training, and others than those that a run's own
+    evaluations show. These are always drawn with `training.data.HELD_OUT_SEED`, whatever the run's seed,
+    so they are not taken from `open_data`.
+    """
+    return PocketReferences(split="held_out", count=settings.references, seed=settings.seed)
 
 
 def gather_comparisons(folder: Path, models: Sequence[str]) -> list[Comparison]:

@@ -23,8 +23,9 @@ from ..config import (
 class DemoEvaluation:
     """The last evaluation, which all three models go through.
 
-    seed: of figures and noise, other than training's, so that neither training nor the choice of the best
-    LoRA has seen these figures. references: how many. pictures: how many for each model. steps: of
+    seed: of figures and noise. It is neither the seed of training nor the one that a run's own held-out
+    figures are always drawn with, 0, so that neither training nor the choice of the best LoRA has seen
+    these figures. references: how many. pictures: how many for each model. steps: of
     sampling. shown_references, shown_pictures: rows and columns of the comparison.
     """
 
@@ -65,8 +66,8 @@ def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfi
         reward=RewardConfig(kind="nssm"),
         rollout=RolloutConfig(trained_steps_per_update=2),
         grpo=_grpo(quick),
-        optim=OptimConfig(lr=1e-3),
-        run=_run(2 if quick else 24, seed, threads, quick),
+        optim=OptimConfig(lr=5e-4),
+        run=_run(2 if quick else 12, seed, threads, quick),
     )
 
 
@@ -80,7 +81,7 @@ def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConf
         reward=RewardConfig(kind="gated"),
         rollout=RolloutConfig(trained_steps_per_update=2),
         grpo=_grpo(quick),
-        optim=OptimConfig(lr=1e-3),
+        optim=OptimConfig(lr=5e-4),
         run=_run(2 if quick else 24, seed, threads, quick),
     )
 

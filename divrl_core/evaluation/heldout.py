@@ -8,6 +8,8 @@ be compared picture by picture. Four measures (METHOD.md, section 4), each with 
 - consistency_ratio: share of pictures with VSM above the backbone's cut-off.
 - diversity_over_consistency: mean nSSM over those pictures alone.
 
+The row of an evaluation also holds `selection`, what the best LoRA is chosen by (see `selection_score`).
+
 Pictures of one reference resemble each other, so standard errors take references, not pictures, as independent:
 se^2 = G / (G - 1) * sum over the G references of (sum of their pictures' influences)^2.
 """
@@ -21,6 +23,7 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
+from ..config import RewardConfig
 from ..training.encoded_pairs import EncodedPairs
 from ..training.policy import Policy
 from ..training.references import PromptPair, ReferenceSet
@@ -91,6 +94,9 @@ def evaluate(
             for job, nssm, vsm in zip(batch, scores.nssm.tolist(), scores.vsm.tolist(), strict=True)
         ]
     head = {"kind": "heldout", "stage": stage, "update": update, "steps": steps}
+    cutoff = rewarder.consistency_cutoff
+    summary = summarise(samples, consistency_cutoff=cutoff)
+    selection = selection_summary(rewarder.config, samples, summary, consistency_cutoff=cutoff)
     return HeldOut(
         settings={
             "seed": seed,
@@ -99,9 +105,11 @@ def evaluate(
             "guidance_scale": policy.guidance,
             "dtype": str(policy.storage_dtype).removeprefix("torch."),
             "backbone": rewarder.backbone.source,
-            "consistency_cutoff": rewarder.consistency_cutoff,
+            "consistency_cutoff": cutoff,
+            "gate": rewarder.gate,
+            "masks": references.mask_source,
         },
-        summary=head | summarise(samples, consistency_cutoff=rewarder.consistency_cutoff),
+        summary=head | summary | selection,
         samples=tuple(samples),
     )
 
@@ -165,18 +173,45 @@ def clustered_mean(values: Sequence[tuple[str, float]]) -> tuple[float, float]:
     return mean, math.sqrt(count / (count - 1) * math.fsum(part**2 for part in units.values()))
 
 
-def selection_score(stage: str, summary: Mapping[str, Any]) -> float:
-    """The held-out number that the best LoRA of a stage is chosen by; higher is better, -inf where undefined.
+def selection_score(reward: RewardConfig, summary: Mapping[str, Any]) -> float:
+    """The held-out number that the best LoRA is chosen by; higher is better, -inf where undefined.
 
-    explore: nSSM. suppress: diversity_over_consistency x consistency_ratio, which is the mean of nSSM with pictures
-    that are not consistent counted as 0: it falls when identity is lost and when diversity is.
+    It is what the reward pays for. nssm: nSSM. vsm: VSM. linear: w VSM + (1 - w) nSSM. gated:
+    diversity_over_consistency x consistency_ratio, which is the mean of nSSM with pictures that are not consistent
+    counted as 0: it falls when identity is lost and when diversity is. brightness is not measured on held-out
+    pictures: there nSSM stands in, so that a smoke test has a best LoRA too.
     """
-    if stage == "explore":
-        return _or_minus_infinity(summary["nssm"])
-    ratio, diversity = summary["consistency_ratio"], summary["diversity_over_consistency"]
-    if ratio == 0:
-        return 0.0
-    return _or_minus_infinity(None if ratio is None or diversity is None else ratio * diversity)
+    match reward.kind:
+        case "gated":
+            if summary["consistency_ratio"] == 0:
+                return 0.0
+            parts = [summary["consistency_ratio"], summary["diversity_over_consistency"]]
+            return math.prod(parts) if _all_defined(parts) else -math.inf
+        case "linear":
+            parts = [summary["vsm"], summary["nssm"]]
+            return _linear(reward.vsm_weight, *parts) if _all_defined(parts) else -math.inf
+        case kind:
+            score = summary["vsm" if kind == "vsm" else "nssm"]
+            return float(score) if _all_defined([score]) else -math.inf
+
+
+def selection_summary(
+    reward: RewardConfig,
+    samples: Sequence[SampleScore],
+    summary: Mapping[str, Any],
+    *,
+    consistency_cutoff: float,
+) -> dict[str, float]:
+    """`selection`, the score of `selection_score`, and `selection_se`, its standard error; NaN where undefined.
+
+    The score is a mean over pictures, so its error is that of the pictures' values, clustered by reference.
+    """
+    score = selection_score(reward, summary)
+    values = [
+        (sample.reference_id, _selection_value(reward, sample, consistency_cutoff)) for sample in samples
+    ]
+    _, error = clustered_mean([(name, value) for name, value in values if not math.isnan(value)])
+    return {"selection": score if math.isfinite(score) else math.nan, "selection_se": error}
 
 
 def paired_difference(before: HeldOut, after: HeldOut) -> dict[str, Difference]:
@@ -193,5 +228,22 @@ def paired_difference(before: HeldOut, after: HeldOut) -> dict[str, Difference]:
     return paired_differences(rows[0], rows[1], consistency_cutoff=cutoffs[0])
 
 
-def _or_minus_infinity(value: float | None) -> float:
-    return -math.inf if value is None or math.isnan(value) else float(value)
+def _selection_value(reward: RewardConfig, sample: SampleScore, consistency_cutoff: float) -> float:
+    """What one picture adds to the mean behind `selection_score`; NaN where undefined."""
+    match reward.kind:
+        case "gated" if not math.isnan(sample.vsm):
+            return sample.nssm if sample.vsm > consistency_cutoff else 0.0
+        case "gated":
+            return math.nan
+        case "linear":
+            return _linear(reward.vsm_weight, sample.vsm, sample.nssm)
+        case kind:
+            return sample.vsm if kind == "vsm" else sample.nssm
+
+
+def _linear(vsm_weight: float, vsm: float, nssm: float) -> float:
+    return vsm_weight * vsm + (1 - vsm_weight) * nssm
+
+
+def _all_defined(values: Sequence[float | None]) -> bool:
+    return all(value is not None and not math.isnan(value) for value in values)

@@ -199,10 +199,12 @@ def _model_name(record: RunRecord) -> str:
 
 
 def _judge(results: Sequence[ModelResult]) -> str:
-    """The backbone behind every figure, and the sampling steps of the pictures."""
+    """The backbone behind every figure, the sampling steps of the pictures, and where the masks are from."""
     for result in results:
         if result.settings.get("backbone"):
-            return f"{result.settings['backbone']}; pictures in {result.row.get('steps')} deterministic steps"
+            masks = result.settings.get("masks")
+            steps = f"pictures in {result.row.get('steps')} deterministic steps"
+            return f"{result.settings['backbone']}; {steps}" + (f"; masks: {masks}" if masks else "")
     return ""
 
 

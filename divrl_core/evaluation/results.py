@@ -33,9 +33,9 @@ class ModelResult:
         """How many pictures a measure rests on."""
         if measure == "diversity_over_consistency":
             return int(self.row.get("n_consistent") or 0)
-        defined = sum(is_defined(sample.get(measure)) for sample in self.samples)
-        if self.samples and measure in ("nssm", "vsm"):
-            return defined
+        score = {"nssm": "nssm", "vsm": "vsm", "consistency_ratio": "vsm"}[measure]
+        if self.samples:
+            return sum(is_defined(sample.get(score)) for sample in self.samples)
         return int(self.row.get("n") or 0) - int(self.row.get("undefined") or 0)
 
 
@@ -43,6 +43,7 @@ def results_of_demo(folder: Path) -> list[ModelResult]:
     """The three models of a demo folder, from heldout/base.json, explore.json and suppress.json; [] before
     they exist.
     """
+    # A run's own evaluations, which choose its best LoRA, have other figures: see demo_pictures.
     origins = {
         "base": "the model without a LoRA",
         "explore": "explore/lora/best.safetensors, chosen on other figures than these",

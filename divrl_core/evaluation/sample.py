@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("divrl")
 
 SHEET_NAME = "sheet.jpg"
+MASK_WORDS = {"alpha": "its alpha channel", "whole picture": "the whole picture"}
 Decoded = TypeVar("Decoded")
 
 
@@ -56,9 +57,9 @@ def sample_sheet(
 
     Args: model: "pocket", a diffusers folder or a hub id. reference: the picture of the subject; it is
     framed to a square as in training. mask: the subject in it; None = its alpha channel, or the whole
-    picture. prompt: what to show. seeds: one picture each, 0 or above, all different. lora: a LoRA file, or
-    a run folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0 is the base
-    model, 1 the LoRA as trained. steps: sampling steps. guidance_scale: the embedded guidance. size_px:
+    picture if it has none. prompt: what to show. seeds: one picture each, 0 or above, all different. lora: a
+    LoRA file, or a run folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0
+    is the base model, 1 the LoRA as trained. steps: sampling steps. guidance_scale: the embedded guidance. size_px:
     side of the pictures; None = the model's own. with_scores: write nSSM and VSM under each picture, by the
     default reward backbone.
 
@@ -94,26 +95,23 @@ def sample_sheet(
 def load_reference(reference: Path, mask: Path | None, size_px: int) -> Reference:
     """The reference and its mask as a square of `size_px`, framed as in training.
 
-    Without a mask file the picture's alpha channel counts, or the whole picture. Raises FileNotFoundError or
-    ValueError with the path when a file is missing, damaged, or of another size than its mask.
+    The mask is chosen as in training (`choose_mask`), and the log says which it is. Raises FileNotFoundError
+    or ValueError with the path when a file is missing, damaged or of another size than its mask, or when
+    the mask is empty.
     """
-    import numpy as np
-
-    from ..training.pictures import OBJECT_ABOVE, decode_mask, decode_picture, frame
+    from ..training.picture_references import choose_mask
+    from ..training.pictures import decode_mask, decode_picture, frame
 
     picture = _decoded(decode_picture, reference)
-    if mask is not None:
-        inside = _decoded(decode_mask, mask)
-        if inside.shape != (picture.rgb.height, picture.rgb.width):
-            raise ValueError(
-                f"{mask}: a mask needs the size of its picture, {picture.rgb.width} x {picture.rgb.height}, "
-                f"got {inside.shape[1]} x {inside.shape[0]}"
-            )
-    elif picture.alpha is not None and (picture.alpha > OBJECT_ABOVE).any():
-        inside = picture.alpha > OBJECT_ABOVE
-    else:
-        inside = np.ones((picture.rgb.height, picture.rgb.width), dtype=bool)
-    return frame(picture.rgb, inside, size_px)
+    mask_file = None if mask is None else _decoded(decode_mask, mask)
+    try:
+        inside, source = choose_mask(picture, mask_file)
+        subject = frame(picture.rgb, inside, size_px)
+    except ValueError as error:
+        raise ValueError(f"{mask or reference}: {error}") from error
+    where = f"the file {mask}" if source == "files" else MASK_WORDS[source]
+    logger.info("%s: the mask is %s", reference, where)
+    return subject
 
 
 def lora_file_of(path: Path) -> Path:

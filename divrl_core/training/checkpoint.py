@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ logger = logging.getLogger("divrl")
 
 FORMAT = 1
 UNPUBLISHED = "-unpublished"
+_NAME = re.compile(rf"update-\d+({UNPUBLISHED})?")
 
 Tensors = dict[str, Tensor]
 
@@ -57,19 +59,22 @@ class TrainState:
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> Path:
-    """Write `state` into a new folder inside `folder`, then drop the older ones. A state already there is kept."""
+    """Write `state` into a new folder inside `folder`, then drop the older ones. A state already there is kept.
+
+    Files that are no checkpoint are left alone.
+    """
     target = folder / f"update-{state.update:06d}{'' if state.is_published else UNPUBLISHED}"
     if not target.exists():
         write_atomic_folder(target, lambda unfinished: _fill(unfinished, state))
-    for other in folder.iterdir():
-        if other != target:
+    for other in folder.glob("update-*"):
+        if other != target and other.is_dir():
             shutil.rmtree(other)
     return target
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the latest state in `folder`; None when there is none."""
-    complete = [path for path in folder.glob("update-*") if not path.name.endswith(".tmp")]
+    complete = [path for path in folder.glob("update-*") if _NAME.fullmatch(path.name) and path.is_dir()]
     return max(complete, key=_age, default=None)
 
 

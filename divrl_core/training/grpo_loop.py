@@ -46,7 +46,7 @@ from .start import (
     start_accelerator,
 )
 from .update import Learner, UpdateStats
-from .watch import Watch
+from .watch import Warned, Watch
 
 logger = logging.getLogger("divrl")
 
@@ -164,7 +164,7 @@ class _Run:
             accelerator=accelerator,
             after_step=self._follow,
         )
-        self.watch = Watch(config, lambda row: selection_score(config.stage, row))
+        self.watch = Watch(config, lambda row: selection_score(config.reward, row))
         self.publisher = Publisher(
             config=config,
             folder=folder,
@@ -288,10 +288,11 @@ class _Run:
             self.log.append(row)
             self.accelerator.log(flat_numbers(row, f"{row['kind']}/"), step=row["update"])
 
-    def _warn(self, texts: list[str]) -> None:
-        for text in texts:
-            logger.warning("%s", text)
-            self.log.append({"kind": "warning", "update": self.update, "message": text})
+    def _warn(self, warnings: list[Warned]) -> None:
+        for warning in warnings:
+            logger.warning("%s", warning.message)
+            row = {"kind": "warning", "update": self.update, "name": warning.name, "message": warning.message}
+            self.log.append(row)
 
     def _start_log(self) -> None:
         run = self.config.run
@@ -306,7 +307,7 @@ class _Run:
         )
         if not self.log.rows:
             self._warn(self.watch.at_start())
-        self.watch.new_warnings(self.log.rows)
+        self._warn(self.watch.new_warnings(self.log.rows))
 
 
 def make_optimizer(config: OptimConfig, parameters: list[Tensor]) -> torch.optim.AdamW:

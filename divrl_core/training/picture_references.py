@@ -126,6 +126,31 @@ def check_sources(
     return checked, problems
 
 
+def choose_mask(picture: Picture, mask_file: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], str]:
+    """The mask of a picture (H, W) and where it is from, one of MASK_SOURCES; the one rule of all commands.
+
+    The mask file if there is one, else an alpha channel that is not opaque everywhere, else the whole
+    picture. Raises ValueError when the file has another size than the picture or the alpha channel is empty.
+    """
+    width, height = picture.rgb.size
+    if mask_file is not None:
+        if mask_file.shape != (height, width):
+            raise ValueError(
+                f"the mask must be as large as its picture, {width} x {height} px, "
+                f"got {mask_file.shape[1]} x {mask_file.shape[0]} px"
+            )
+        return mask_file, "files"
+    if picture.alpha is None or picture.alpha.min() == 255:
+        return np.ones((height, width), dtype=bool), "whole picture"
+    mask: NDArray[np.bool_] = picture.alpha > OBJECT_ABOVE
+    if not mask.any():
+        raise ValueError(
+            f"the mask is empty: the alpha channel's largest value is {picture.alpha.max()}, "
+            f"the object needs more than {OBJECT_ABOVE}"
+        )
+    return mask, "alpha"
+
+
 def _check(source: PictureSource, size_px: int | None) -> CheckedSource | list[str]:
     problems: list[str] = []
     picture = mask_file = None
@@ -142,7 +167,7 @@ def _check(source: PictureSource, size_px: int | None) -> CheckedSource | list[s
         return problems
     where = source.picture.where if mask_file is None or source.mask is None else source.mask.where
     try:
-        mask, mask_source = _choose_mask(picture, mask_file)
+        mask, mask_source = choose_mask(picture, mask_file)
         if size_px is not None:
             frame(picture.rgb, mask, size_px)
     except ValueError as error:
@@ -163,27 +188,7 @@ def _mask_file(source: PictureSource) -> NDArray[np.bool_] | None:
 
 
 def _mask_of(source: PictureSource, picture: Picture) -> tuple[NDArray[np.bool_], str]:
-    return _choose_mask(picture, _mask_file(source))
-
-
-def _choose_mask(picture: Picture, mask_file: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], str]:
-    width, height = picture.rgb.size
-    if mask_file is not None:
-        if mask_file.shape != (height, width):
-            raise ValueError(
-                f"the mask must be as large as its picture, {width} x {height} px, "
-                f"got {mask_file.shape[1]} x {mask_file.shape[0]} px"
-            )
-        return mask_file, "files"
-    if picture.alpha is None or picture.alpha.min() == 255:
-        return np.ones((height, width), dtype=bool), "whole picture"
-    mask: NDArray[np.bool_] = picture.alpha > OBJECT_ABOVE
-    if not mask.any():
-        raise ValueError(
-            f"the mask is empty: the alpha channel's largest value is {picture.alpha.max()}, "
-            f"the object needs more than {OBJECT_ABOVE}"
-        )
-    return mask, "alpha"
+    return choose_mask(picture, _mask_file(source))
 
 
 def _digest(picture: Picture) -> str:

@@ -108,7 +108,7 @@ class Publisher:
 
     def _best(self, update: int, row: dict[str, Any], best: Best | None) -> Best | None:
         """The first update counts whatever its score, so that lora/best.safetensors exists; later ones must beat it."""
-        score = selection_score(self.config.stage, row)
+        score = selection_score(self.config.reward, row)
         if best is not None and not score > best.score:
             return best
         copy_atomic(self.folder.numbered_lora(update), self.folder.best_lora)

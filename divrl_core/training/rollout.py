@@ -22,6 +22,9 @@ from .encoded_pairs import EncodedPairs, tokens_are_finite
 from .policy import Policy
 from .references import PromptPair
 
+# A failed run cannot be resumed with other settings, but its last LoRA can be the start of a new one.
+GENTLER_RUN = "start a new run with run.init_lora=<RUN>/lora/last.safetensors and a lower optim.lr"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingPlan:
@@ -173,5 +176,5 @@ def _check_finite(batch: MicroBatch) -> None:
     if broken:
         raise ValueError(
             f"rollout: the latent of {batch.sample_name(broken[0])} is not finite ({len(broken)} of "
-            f"{len(batch.samples)} in its micro-batch); lower optim.lr, or go back to an earlier LoRA"
+            f"{len(batch.samples)} in its micro-batch); {GENTLER_RUN}"
         )

@@ -51,22 +51,24 @@ class RunFolder:
     def open(self, config: TrainConfig, *, resume: bool) -> TrainState | None:
         """Make or reopen the folder, write the settings, and return the state to go on from (None: begin).
 
-        Raises ValueError when the folder is in use and `resume` is off, or when the settings have changed.
+        Files that a kill left unfinished (*.tmp) do not count as use of the folder. Raises ValueError when the folder
+        is in use and `resume` is off, or when the settings have changed.
         """
         state = None
         if resume:
             state = self._saved_state(config)
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(path.suffix != ".tmp" for path in self.path.iterdir()):
             raise ValueError(
                 f"{self.path} is not empty; go on with the run in it by --resume, or name another --output"
             )
         elif self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; name a folder with --output")
-        for folder in (self._lora, self.path / "samples", self.path / "heldout"):
-            folder.mkdir(parents=True, exist_ok=True)
+        # The settings first: a folder with anything else in it can then be resumed, whenever a kill comes.
         write_atomic_text(
             self.settings, yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
         )
+        for folder in (self._lora, self.path / "samples", self.path / "heldout"):
+            folder.mkdir(parents=True, exist_ok=True)
         return state
 
     def open_log(self, state: TrainState | None) -> MetricsLog:

@@ -27,12 +27,8 @@ logger = logging.getLogger("divrl")
 
 
 def start_accelerator(config: TrainConfig, output: Path) -> Accelerator:
-    """The process group, device and precision. Raises ValueError for what cannot be had here."""
-    run, grpo = config.run, config.grpo
-    if run.mixed_precision == "fp16":
-        raise ValueError(
-            "run.mixed_precision=fp16 needs loss scaling, which would break exact resuming; take bf16 or no"
-        )
+    """The process, its device and precision. Raises ValueError for what cannot be had here."""
+    run = config.run
     try:
         accelerator = Accelerator(
             mixed_precision=run.mixed_precision, log_with=run.tracker, project_dir=str(output)
@@ -44,10 +40,10 @@ def start_accelerator(config: TrainConfig, output: Path) -> Accelerator:
             "run.mixed_precision differs from an earlier run in this process, and accelerate fixes it once: "
             "start this run in a process of its own"
         ) from error
-    if grpo.groups_per_update % accelerator.num_processes:
+    if accelerator.num_processes > 1:
         raise ValueError(
-            f"grpo.groups_per_update must be a multiple of the number of processes, "
-            f"{accelerator.num_processes}, got {grpo.groups_per_update}"
+            f"a run is one process as yet, got {accelerator.num_processes}: each would open the run folder and write "
+            "its log (several are planned); start one process, without accelerate launch or torchrun"
         )
     return accelerator
 

@@ -20,7 +20,7 @@ from ..models.conditioning import Conditioning
 from ..rl.grpo import clipped_policy_loss, gaussian_kl, velocity_kl
 from .encoded_pairs import EncodedPairs
 from .policy import Policy
-from .rollout import MicroBatch, SamplingPlan, TrainedStep
+from .rollout import GENTLER_RUN, MicroBatch, SamplingPlan, TrainedStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +101,9 @@ class Learner:
                 off = (log_prob - step.log_prob).abs().max().item()
                 raise ValueError(
                     f"ratio law: before any update the policy ratio must be exactly 1, but at step {step.step} of "
-                    f"{batch.pair.group_id} the log-probability differs by {off:.3g} between rollout and training "
-                    "(another kernel, dtype or batch shape); take another attention kernel, or "
-                    "model.gradient_checkpointing=false"
+                    f"{batch.pair.group_id} the log-probability differs by {off:.3g} between rollout and training; "
+                    "start a new run with model.gradient_checkpointing=false, with model.dtype=float32 or with "
+                    "another grpo.micro_batch"
                 )
 
     def learn(
@@ -201,9 +201,7 @@ class Learner:
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")  # type: ignore[assignment]
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm).item()
         if not math.isfinite(norm):
-            raise ValueError(
-                "update: the gradient is not finite; lower optim.lr or raise rollout.noise_level"
-            )
+            raise ValueError(f"update: the gradient is not finite; {GENTLER_RUN}")
         count = sum(parameter.numel() for parameter in self.parameters.values())
         return norm, norm / math.sqrt(count)
 
@@ -218,6 +216,4 @@ def _check_finite(term: str, values: Tensor, batch: MicroBatch, rows: Tensor) ->
     broken = (~torch.isfinite(values)).nonzero().flatten()
     if len(broken):
         name = batch.sample_name(int(rows[broken[0]]))
-        raise ValueError(
-            f"update: the {term} of {name} is not finite; lower optim.lr, or go back to an earlier LoRA"
-        )
+        raise ValueError(f"update: the {term} of {name} is not finite; {GENTLER_RUN}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import TrainConfig
@@ -12,27 +13,36 @@ FLAT_SHARE = 0.5
 FLAT_UPDATES = 3
 
 
+@dataclass(frozen=True)
+class Warned:
+    """A warning: a short name, by which the log knows that it was given, and its words."""
+
+    name: str
+    message: str
+
+
 class Watch:
-    """Reads the rows of metrics.jsonl as they come and answers with new warnings."""
+    """Reads the rows of metrics.jsonl and answers with new warnings; what it said before, it reads there too.
+
+    So a resumed run neither repeats a warning nor leaves one out.
+    """
 
     def __init__(self, config: TrainConfig, measure: Callable[[Mapping[str, Any]], float]) -> None:
         """`measure` gives the held-out number that the best LoRA is chosen by; higher is better."""
         self._config = config
         self._measure = measure
-        self._said: set[str] = set()
 
-    def at_start(self) -> list[str]:
+    def at_start(self) -> list[Warned]:
         """Warnings that the settings alone give reason for."""
-        return list(self._config.advice())
+        return [Warned("settings", line) for line in self._config.advice()]
 
-    def new_warnings(self, rows: Sequence[Row]) -> list[str]:
-        """Warnings about the run so far that were not given before; `rows` is the whole log, oldest first."""
+    def new_warnings(self, rows: Sequence[Row]) -> list[Warned]:
+        """Warnings about the run so far that the log does not hold yet; `rows` is the whole log, oldest first."""
+        said = {row.get("name") for row in rows if row.get("kind") == "warning"}
         found = [*self._flat_rewards(rows), *self._reward_hacking(rows)]
-        fresh = [(name, text) for name, text in found if name not in self._said]
-        self._said.update(name for name, _ in fresh)
-        return [text for _, text in fresh]
+        return [warning for warning in found if warning.name not in said]
 
-    def _flat_rewards(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    def _flat_rewards(self, rows: Sequence[Row]) -> list[Warned]:
         last = [row for row in rows if row.get("kind") == "train"][-FLAT_UPDATES:]
         if len(last) < FLAT_UPDATES or any(row["flat_groups"] <= FLAT_SHARE for row in last):
             return []
@@ -42,16 +52,20 @@ class Watch:
             f"rewards do not vary within groups: {share}% of the groups of the last {FLAT_UPDATES} updates taught "
             f"nothing (mean spread {spread:.2g}); raise rollout.noise_level or grpo.group_size, or check the reward"
         )
-        return [("flat rewards", text)]
+        return [Warned("flat rewards", text)]
 
-    def _reward_hacking(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
-        """Held-out fell by more than two standard errors since its best, while the training reward kept rising."""
+    def _reward_hacking(self, rows: Sequence[Row]) -> list[Warned]:
+        """Held-out fell by more than two standard errors since its best, while the training reward kept rising.
+
+        The errors are those of the held-out number itself; without any, a fall says nothing.
+        """
         heldout = [row for row in rows if row.get("kind") == "heldout"]
         if len(heldout) < 3:
             return []
         best, last = max(heldout, key=self._measure), heldout[-1]
         fall = self._measure(best) - self._measure(last)
-        if not fall > 2 * max(best.get("nssm_se") or 0.0, last.get("nssm_se") or 0.0):
+        errors = [row["selection_se"] for row in (best, last) if row.get("selection_se") is not None]
+        if not errors or not fall > 2 * max(errors):
             return []
         train = [row for row in rows if row.get("kind") == "train"]
         since_best = [row for row in train if row["update"] > best["update"]]
@@ -64,4 +78,4 @@ class Watch:
             f"({self._measure(best):.3f} at update {best['update']}, {self._measure(last):.3f} now): "
             "look at the samples; lora/best.safetensors is kept, grpo.kl_weight holds the policy back"
         )
-        return [("reward hacking", text)]
+        return [Warned("reward hacking", text)]

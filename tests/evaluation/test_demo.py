@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from divrl_core.evaluation.demo import carry_out, run_demo, summary_of
+from divrl_core.evaluation.demo import _open, carry_out, made_with, run_demo, summary_of
+from divrl_core.evaluation.demo_pictures import DemoModels, last_references
 from divrl_core.evaluation.demo_settings import DemoEvaluation, DemoPlan, demo_plan
 from divrl_core.evaluation.results import results_of_demo
-from divrl_core.training.data import RunData
+from divrl_core.training.data import RunData, open_data
 
 from .synthetic_run import make_demo
 from .toy_references import ToyReferences, tiny_stage
@@ -45,6 +46,8 @@ def test_the_demo_leaves_two_loras_a_summary_a_sheet_and_a_report(finished):
     assert all(path.stat().st_size > 1000 for path in result.loras.values())
     for name in ("summary.json", "report.html", "comparison.jpg", "heldout/base.json"):
         assert (output / name).is_file(), name
+    for stage in ("explore", "suppress"):
+        assert (output / stage / "report.html").is_file(), "each stage has a report of its own"
     assert "DivRL" in result.report.read_text(encoding="utf-8")
 
 
@@ -106,6 +109,66 @@ def test_a_folder_with_something_else_or_another_demo_is_refused(tmp_path):
         run_demo(tmp_path / "begun", quick=True)
     with pytest.raises(ValueError, match="holds a demo with seed=0, quick=True; resume it with the same"):
         run_demo(tmp_path / "begun", resume=True)
+
+
+def begin(output, plan, model):
+    """The folder of a demo of this plan and model that was stopped at once; goes on with it if it is there."""
+    _open(output, {"seed": 0, "quick": True}, made_with(plan, model), resume=True)
+
+
+def test_a_demo_goes_on_only_with_the_settings_and_the_model_it_was_begun_with(tmp_path):
+    model, output, plan = tmp_path / "model", tmp_path / "demo", demo_plan(seed=0, threads=None, quick=True)
+    model.mkdir()
+    (model / "weights.safetensors").write_bytes(b"one")
+    begin(output, plan, model)
+    begin(output, plan, model)
+    begin(output, demo_plan(seed=0, threads=2, quick=True), model)
+
+    steeper = replace(plan, suppress=replace(plan.suppress, optim=replace(plan.suppress.optim, lr=0.5)))
+    with pytest.raises(
+        ValueError, match=r"changed: suppress\.optim\.lr was 0\.001, is 0\.5; name another"
+    ) as error:
+        begin(output, steeper, model)
+    assert "\n" not in str(error.value)
+    longer = replace(plan, evaluation=replace(plan.evaluation, pictures=7))
+    with pytest.raises(ValueError, match=r"changed: evaluation\.pictures was 6, is 7; name another --output"):
+        begin(output, longer, model)
+    (model / "weights.safetensors").write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"changed: model/weights\.safetensors; .*, or delete"):
+        begin(output, plan, model)
+
+
+def test_a_demo_that_never_wrote_its_settings_is_refused(tmp_path):
+    (tmp_path / "demo.json").write_text(json.dumps({"seed": 0, "quick": True}))
+    with pytest.raises(ValueError, match="of an older version, without its settings; name another --output"):
+        run_demo(tmp_path, quick=True, resume=True)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_last_figures_are_others_than_those_that_train_and_choose_the_best_lora(monkeypatch, seed):
+    monkeypatch.setattr("divrl_core.training.data.POCKET_TRAIN_REFERENCES", 32)
+    plan = demo_plan(seed=seed, threads=None, quick=False)
+    seen, last = open_data(plan.explore.data, seed=seed), last_references(plan.evaluation)
+
+    def figures(references):
+        return {references.view(number).identity for number in range(references.count)}
+
+    def pictures(references):
+        names = {pair.reference_id for pair in references.pairs}
+        return {references.load(name, 32).image.numpy().tobytes() for name in names}
+
+    assert len(figures(last)) == len(pictures(last)) == plan.evaluation.references
+    for others in (seen.train, seen.held_out):
+        assert not figures(last) & figures(others)
+        assert not pictures(last) & pictures(others)
+    assert last.split == "held_out", "palettes that no training set shows"
+
+
+def test_the_last_evaluation_shows_those_last_figures(tiny_pipeline, tmp_path):
+    plan = tiny_plan(tiny_pipeline)
+    shown = DemoModels(plan.explore, plan.evaluation, tmp_path)._references
+    assert shown.pairs == last_references(plan.evaluation).pairs
+    assert shown.pairs != open_data(plan.explore.data).held_out.pairs[: len(shown.pairs)]
 
 
 def test_the_demo_follows_the_paper_where_it_must():

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from divrl_core.evaluation.paired import MEASURES
 from divrl_core.evaluation.report import write_report
+from divrl_core.evaluation.results import ModelResult
 
 from .synthetic_run import BASE, EXPLORE, SUPPRESS, make_demo, make_run
 
@@ -234,3 +236,27 @@ def test_a_damaged_evaluation_is_named_in_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="at least one run folder"):
         write_report([], tmp_path / "r.html")
+
+
+def test_a_measure_rests_on_the_pictures_that_have_its_score():
+    samples = (
+        {"nssm": None, "vsm": 0.7},
+        {"nssm": None, "vsm": 0.2},
+        {"nssm": 0.4, "vsm": None},
+        {"nssm": 0.3, "vsm": 0.9},
+    )
+    row = {"n": 4, "undefined": 3, "n_consistent": 1}
+    result = ModelResult(name="base", origin="", row=row, samples=samples, settings={})
+    counts = {measure: result.count(measure) for measure in MEASURES}
+    assert counts == {"nssm": 2, "vsm": 3, "consistency_ratio": 3, "diversity_over_consistency": 1}
+
+
+def test_where_the_masks_come_from_stands_over_the_table(tmp_path):
+    run = make_run(tmp_path / "one", updates=20)
+    assert "masks:" not in Page(write_report([run], tmp_path / "r.html")).text
+    for file in (run / "heldout").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["settings"]["masks"] = "2 files, 1 whole picture"
+        file.write_text(json.dumps(content))
+    page = Page(write_report([run], tmp_path / "r.html"))
+    assert "deterministic steps; masks: 2 files, 1 whole picture." in page.text

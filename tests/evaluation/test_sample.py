@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from divrl_core.evaluation.sample import load_reference, lora_file_of, sample_sheet
 from divrl_core.models.lora_export import export_lora
+from divrl_core.training.picture_references import PictureFile, PictureSource, check_sources
 
 PROMPT = "a toy fox with a striped body on a blue floor"
 
@@ -89,6 +91,34 @@ def test_the_subject_comes_from_the_mask_or_the_alpha_channel_or_is_everything(t
     assert (load_reference(tmp_path / "cut-out.png", None, 80).mask == masked.mask).all()
 
 
+def test_an_empty_alpha_channel_is_an_error_as_in_training(tmp_path, fox):
+    picture = Image.open(fox).convert("RGBA")
+    picture.putalpha(0)
+    picture.save(tmp_path / "ghost.png")
+    with pytest.raises(ValueError, match=r"ghost\.png: the mask is empty") as by_sample:
+        load_reference(tmp_path / "ghost.png", None, 32)
+    file = PictureFile(str(tmp_path / "ghost.png"), lambda: tmp_path / "ghost.png")
+    _, by_training = check_sources([PictureSource("ghost", (), file)])
+    assert by_training == [str(by_sample.value)]
+
+
+def test_the_log_says_which_mask_was_taken(tmp_path, fox, caplog):
+    picture = Image.open(fox).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    picture.save(tmp_path / "cut-out.png")
+    Image.new("L", picture.size, 255).save(tmp_path / "mask.png")
+    with caplog.at_level(logging.INFO, logger="divrl"):
+        load_reference(fox, None, 32)
+        load_reference(tmp_path / "cut-out.png", None, 32)
+        load_reference(fox, tmp_path / "mask.png", 32)
+    said = [line.partition(": ")[2] for line in caplog.messages]
+    assert said == [
+        "the mask is the whole picture",
+        "the mask is its alpha channel",
+        f"the mask is the file {tmp_path / 'mask.png'}",
+    ]
+
+
 def test_a_run_folder_means_its_best_lora(tmp_path):
     folder = tmp_path / "run" / "lora"
     folder.mkdir(parents=True)
@@ -121,7 +151,7 @@ def test_requests_that_cannot_be_met_are_refused_in_one_line(tiny_pipeline, fox,
 def test_a_mask_of_another_size_and_a_damaged_picture_are_named(fox, tmp_path):
     Image.new("L", (10, 10), 255).save(tmp_path / "small.png")
     with pytest.raises(
-        ValueError, match=r"small\.png: a mask needs the size of its picture, 96 x 80, got 10 x 10"
+        ValueError, match=r"small\.png: the mask must be as large as its picture, 96 x 80 px, got 10 x 10 px"
     ):
         load_reference(fox, tmp_path / "small.png", 32)
     damaged = tmp_path / "damaged.png"

@@ -151,3 +151,13 @@ def test_a_state_saved_twice_is_written_once(tmp_path: Path) -> None:
     written = (path / "state.json").stat().st_mtime_ns
     save_checkpoint(tmp_path, replace(state(), threads=2))
     assert (path / "state.json").stat().st_mtime_ns == written
+
+
+def test_files_that_are_no_checkpoint_are_neither_read_nor_touched(tmp_path: Path) -> None:
+    strays = ["notes.txt", "update-000009.tmp", "update-backup", "update-000008"]
+    for name in strays:
+        (tmp_path / name).write_text("mine")
+    save_checkpoint(tmp_path, state(3))
+    save_checkpoint(tmp_path, state(4))
+    assert {path.name for path in tmp_path.iterdir()} == {*strays, "update-000004"}
+    assert latest_checkpoint(tmp_path) == tmp_path / "update-000004"

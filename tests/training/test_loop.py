@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from divrl_core.config import RewardConfig, TrainConfig
+from divrl_core.models.features.base import load_backbone
 from divrl_core.models.lora_file import read_lora
 from divrl_core.rewards.gate import Reward
 from divrl_core.rewards.score import Scores
@@ -89,6 +91,17 @@ def test_a_run_leaves_the_files_that_were_promised(unbroken: Path) -> None:
         "one step a rollout is on-policy"
     )
     assert all(row["kl"] is None for row in rows_of(unbroken)), "KL was not asked for, so it is not measured"
+
+
+def test_an_evaluation_says_what_its_pictures_were_measured_with(unbroken: Path) -> None:
+    made = json.loads((unbroken / "heldout" / "update-000004.json").read_text())
+    backbone = load_backbone(RewardConfig().backbone)
+    assert made["settings"]["gate"] == backbone.settings.gate
+    assert made["settings"]["consistency_cutoff"] == backbone.settings.consistency_cutoff
+    assert made["settings"]["masks"] == "files"
+    row = rows_of(unbroken, "heldout")[-1]
+    assert made["summary"]["selection"] == row["selection"] == row["nssm"]
+    assert row["selection_se"] == row["nssm_se"]
 
 
 def test_the_exported_lora_holds_the_average_with_the_settings_in_its_header(unbroken: Path) -> None:
@@ -278,6 +291,28 @@ def test_rewards_that_never_vary_are_warned_of_once(pipeline: Path, tmp_path: Pa
     assert not any(weights[name].any() for name in weights if ".lora_B." in name), (
         "nothing was learnt from noise"
     )
+
+
+def test_a_resumed_run_gives_the_warnings_that_its_log_lacks_and_repeats_none(
+    pipeline: Path, tmp_path: Path
+) -> None:
+    def constant(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
+        reward = brightness_reward(images, scores, config, gate)
+        return replace(reward, total=torch.full_like(reward.total, 0.5))
+
+    def warned_of(output: Path) -> int:
+        return sum("do not vary" in row["message"] for row in rows_of(output, "warning"))
+
+    output = tmp_path / "run"
+    short = tiny_config(pipeline, run={"updates": 3})
+    train(short, output, data=toy_data(), reward=constant)
+    train(short, output, data=toy_data(), reward=constant, resume=True)
+    assert warned_of(output) == 1
+
+    log = output / "metrics.jsonl"
+    log.write_text("".join(line for line in log.open() if '"warning"' not in line))
+    train(short, output, data=toy_data(), reward=constant, resume=True)
+    assert warned_of(output) == 1
 
 
 @pytest.mark.parametrize(

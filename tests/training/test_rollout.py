@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from divrl_core.config import GrpoConfig, RolloutConfig
+from divrl_core.config import GrpoConfig, RolloutConfig, TrainConfig
 from divrl_core.flow.sde import ode_step
 from divrl_core.models.kontext import KontextAdapter
 from divrl_core.models.lora import add_lora, load_lora_state, lora_state
+from divrl_core.settings import list_settings
 from divrl_core.training.encoded_pairs import EncodedPairs, pairs_of_run
 from divrl_core.training.pair_order import pick_pairs
 from divrl_core.training.policy import Policy
@@ -149,8 +151,30 @@ def test_the_ratio_law_is_broken_when_the_weights_moved_in_between(
     batch = rolled_out(policy, plan, encoded)[0]
     weights = lora_state(policy.adapter.transformer)
     moved = {name: value + 1e-4 for name, value in weights.items()}
-    with policy.with_weights(moved), pytest.raises(ValueError, match=r"ratio law: .* at step 0 of ant#0"):
+    with (
+        policy.with_weights(moved),
+        pytest.raises(ValueError, match=r"ratio law: .* at step 0 of ant#0") as caught,
+    ):
         learner(policy).check_ratio_law(plan, encoded, batch)
+    named = set(re.findall(r"\b[a-z]+\.[a-z_]+", str(caught.value)))
+    known = {row.name for row in list_settings(TrainConfig)}
+    assert named and named <= known, "the advice names settings that there are"
+
+
+GENTLER = r"new run with run\.init_lora=<RUN>/lora/last\.safetensors and a lower optim\.lr"
+
+
+def test_a_policy_that_broke_is_answered_with_what_a_new_run_can_do(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy)
+    judged = judge(rolled_out(policy, plan, encoded), [1.0] * 4, [True] * 4)
+    weights = lora_state(policy.adapter.transformer)
+    with policy.with_weights({name: value * torch.nan for name, value in weights.items()}):
+        with pytest.raises(ValueError, match=f"rollout: .*{GENTLER}"):
+            rolled_out(policy, plan, encoded)
+        with pytest.raises(ValueError, match=f"update: the policy loss .*{GENTLER}"):
+            gradient(policy, plan, encoded, judged)
 
 
 def test_weights_lent_for_an_evaluation_are_given_back_bit_for_bit(policy: Policy) -> None:

@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 
-from divrl_core.config import GrpoConfig, TrainConfig
+from divrl_core.config import GrpoConfig, RewardConfig, TrainConfig
 from divrl_core.evaluation.heldout import selection_score
-from divrl_core.training.watch import Watch
+from divrl_core.training.watch import Warned, Watch
 
 
 def watch(**grpo: Any) -> Watch:
-    return Watch(TrainConfig.explore(grpo=GrpoConfig(**grpo)), lambda row: selection_score("explore", row))
+    config = TrainConfig.explore(grpo=GrpoConfig(**grpo))
+    return Watch(config, lambda row: selection_score(config.reward, row))
+
+
+def logged(warnings: list[Warned]) -> list[dict[str, Any]]:
+    """The rows that a run writes of its warnings."""
+    return [{"kind": "warning", "update": 8, "name": one.name, "message": one.message} for one in warnings]
 
 
 def train_row(update: int, reward: float, flat_groups: float = 0.0) -> dict[str, Any]:
@@ -26,7 +32,7 @@ def train_row(update: int, reward: float, flat_groups: float = 0.0) -> dict[str,
 
 
 def heldout_row(update: int, nssm: float) -> dict[str, Any]:
-    return {"kind": "heldout", "update": update, "nssm": nssm, "nssm_se": 0.01}
+    return {"kind": "heldout", "update": update, "nssm": nssm, "nssm_se": 0.01, "selection_se": 0.01}
 
 
 def run_of(rewards: list[float], heldout: list[float]) -> list[dict[str, Any]]:
@@ -43,10 +49,30 @@ RISING = [0.30, 0.32, 0.34, 0.36, 0.38, 0.40, 0.42, 0.44]
 
 
 def test_a_rising_reward_with_falling_held_out_measures_is_called_out_once() -> None:
-    rows, ours = run_of(RISING, [0.30, 0.34, 0.33, 0.31, 0.29]), watch()
-    (text,) = ours.new_warnings(rows)
-    assert "while the held-out measure falls (0.340 at update 2, 0.290 now)" in text
-    assert ours.new_warnings(rows) == []
+    rows = run_of(RISING, [0.30, 0.34, 0.33, 0.31, 0.29])
+    (warning,) = watch().new_warnings(rows)
+    assert "while the held-out measure falls (0.340 at update 2, 0.290 now)" in warning.message
+    assert watch().new_warnings([*rows, *logged([warning])]) == [], "the log knows, whoever reads it"
+
+
+def gated_run(diversity: list[float], selection_se: float | None) -> list[dict[str, Any]]:
+    """A suppress run whose nSSM is known well; the measure it is chosen by is known to `selection_se`."""
+    rows = run_of(RISING, [0.30] * 5)
+    heldout = [row for row in rows if row["kind"] == "heldout"]
+    for row, value in zip(heldout, diversity, strict=True):
+        row |= {"consistency_ratio": 0.5, "diversity_over_consistency": value, "nssm_se": 0.001}
+        row["selection_se"] = selection_se
+    return rows
+
+
+@pytest.mark.parametrize(("selection_se", "warnings"), [(0.01, 1), (0.03, 0), (None, 0)])
+def test_a_fall_is_held_against_the_error_of_the_measure_that_fell(
+    selection_se: float | None, warnings: int
+) -> None:
+    config = TrainConfig.suppress(init_lora="explore.safetensors", reward=RewardConfig(kind="gated"))
+    ours = Watch(config, lambda row: selection_score(config.reward, row))
+    rows = gated_run([0.40, 0.44, 0.42, 0.40, 0.34], selection_se)  # half of it: .22 at best, .17 now
+    assert len(ours.new_warnings(rows)) == warnings
 
 
 @pytest.mark.parametrize(
@@ -66,9 +92,9 @@ def test_flat_groups_are_called_out_after_three_updates_in_a_row() -> None:
     rows = [train_row(1, 0.3, flat_groups=0.8), train_row(2, 0.3, flat_groups=0.8)]
     assert ours.new_warnings(rows) == []
     rows.append(train_row(3, 0.3, flat_groups=0.9))
-    assert "rewards do not vary within groups: 83% of the groups" in ours.new_warnings(rows)[0]
+    assert "rewards do not vary within groups: 83% of the groups" in ours.new_warnings(rows)[0].message
 
 
 def test_groups_smaller_than_four_are_warned_of_at_the_start() -> None:
-    assert any("group_size is 3" in text for text in watch(group_size=3).at_start())
+    assert any("group_size is 3" in warning.message for warning in watch(group_size=3).at_start())
     assert watch(group_size=21).at_start() == []
