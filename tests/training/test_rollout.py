@@ -156,6 +156,7 @@ def test_the_ratio_law_is_broken_when_the_weights_moved_in_between(
         pytest.raises(ValueError, match=r"ratio law: .* at step 0 of ant#0") as caught,
     ):
         learner(policy).check_ratio_law(plan, encoded, batch)
+    assert "start a new run with" in str(caught.value)
     named = set(re.findall(r"\b[a-z]+\.[a-z_]+", str(caught.value)))
     known = {row.name for row in list_settings(TrainConfig)}
     assert named and named <= known, "the advice names settings that there are"
