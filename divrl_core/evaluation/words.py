@@ -99,7 +99,7 @@ def findings(results: Sequence[ModelResult], differences: Differences) -> list[s
 def claims(differences: Differences) -> list[Claim]:
     """What the two stages are meant to do, each with the paired difference that tests it."""
     wanted = [
-        ("explore", "base", "nssm", +1, "Explore raises nSSM: the subject stands differently"),
+        ("explore", "base", "nssm", +1, "Explore raises nSSM: the structure differs more"),
         ("explore", "base", "vsm", -1, "Explore lowers VSM: identity pays for it"),
         ("suppress", "explore", "vsm", +1, "Suppress raises VSM again: identity comes back"),
         ("suppress", "base", "nssm", +1, "After suppress, nSSM is still above the base"),

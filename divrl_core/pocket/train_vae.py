@@ -7,7 +7,6 @@ the doubles leaves the function as it was; a little noise lets the doubles part,
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..models.pocket_parts import SCALING_FACTOR, SHIFT_FACTOR, AutoencoderTiny, build_vae
 from .state import load_state, save_state
 from .world import load_shard, shard_path
 
-logger = logging.getLogger("divrl")
 Progress = Callable[[str], None]
 
 
@@ -249,4 +246,4 @@ def round_trip_psnr(vae: AutoencoderTiny, images: np.ndarray, masks: np.ndarray)
         mask = torch.from_numpy(masks[start : start + 8].copy())
         squares, counts = squares + float(error.sum()), counts + error.numel()
         inside, inside_counts = inside + float(error[mask].sum()), inside_counts + int(mask.sum())
-    return -10 * math.log10(squares / counts), -10 * math.log10(F.relu(torch.tensor(inside / inside_counts)))
+    return -10 * math.log10(squares / counts), -10 * math.log10(inside / inside_counts)
