@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .muon import Muon
+
 
 class BlockOptimizer:
     """Muon on the blocks' matrices, AdamW at half the learning rate on embedders, norms, biases and the last layer."""
@@ -15,7 +17,7 @@ class BlockOptimizer:
         others: list[torch.nn.Parameter] = []
         for name, parameter in module.named_parameters():
             (matrices if parameter.ndim == 2 and "blocks" in name else others).append(parameter)
-        self.muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        self.muon = Muon(matrices, lr=lr)
         self.adamw = torch.optim.AdamW(others, lr=lr * 0.5, betas=(0.9, 0.98), weight_decay=0.0)
         self._matrix_count = len(matrices)
 
