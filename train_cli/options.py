@@ -32,10 +32,20 @@ def path(*names: str, metavar: str, help: str, absent: str = "") -> Callable[[Co
     return click.option(*names, metavar=metavar, type=kind, required=required, show_default=shown, help=help)
 
 
-def text(name: str, *, metavar: str, help: str, default: str | None = None) -> Callable[[Command], Command]:
-    """Words; required without a default."""
-    required = {"required": True} if default is None else {"default": default, "show_default": True}
-    return click.option(name, metavar=metavar, type=str, help=help, **required)
+def text(
+    *names: str, metavar: str, help: str, default: str | None = None, absent: str = ""
+) -> Callable[[Command], Command]:
+    """Words; `absent` tells what happens without them, and with neither that nor a default they are required."""
+    required = default is None and not absent
+    return click.option(
+        *names,
+        metavar=metavar,
+        type=str,
+        default=default,
+        required=required,
+        show_default=absent or not required,
+        help=help,
+    )
 
 
 def choice(name: str, *choices: str, help: str) -> Callable[[Command], Command]:

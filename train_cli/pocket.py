@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from .interruption import resumable
-from .options import choice, number, output_folder, seed_option, threads_option
+from .options import choice, number, output_folder, seed_option, text, threads_option
 
 
 @click.group(short_help="The embedded small Kontext: train it from scratch.")
@@ -18,6 +18,13 @@ def pocket() -> None:
 
 @pocket.command(short_help="Train the pocket Kontext from scratch; resumes by itself.")
 @output_folder("runs/pocket", "Work folder: checkpoints, and the finished pipeline in it.")
+@text(
+    "--from",
+    "start_from",
+    metavar="PIPELINE",
+    absent="from scratch",
+    help='Train the transformer of this pocket pipeline further ("pocket": the embedded one, or a folder).',
+)
 @choice("--stage", "all", "vae", help="Where to stop: after the VAE, or at the end.")
 @number(
     "--minutes",
@@ -30,6 +37,7 @@ def pocket() -> None:
 @seed_option("Seed of weights, figures and order.")
 def build(
     output: Path,
+    start_from: str | None,
     stage: Literal["all", "vae"],
     minutes: float | None,
     threads: int | None,
@@ -43,6 +51,8 @@ def build(
     from divrl_core.pocket.build import build as build_pocket
 
     with resumable(f"divrl-train pocket build --output {output}, and the options of before"):
-        pipeline = build_pocket(output, stage=stage, minutes=minutes, threads=threads, seed=seed)
+        pipeline = build_pocket(
+            output, start_from=start_from, stage=stage, minutes=minutes, threads=threads, seed=seed
+        )
     if pipeline is not None:
         click.echo(f"wrote {pipeline}")

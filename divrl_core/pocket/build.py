@@ -1,29 +1,42 @@
 """Build the pocket Kontext from nothing: draw the world, train the VAE, train the transformer, write the pipeline.
 
-Every phase keeps its state in the work folder; killed at any moment, the same call goes on from there.
+Every phase keeps its state in the work folder; killed at any moment, the same call goes on from there. Or begin with
+a finished pipeline: its VAE and text side stay as they are, and its transformer is trained further.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 
+from ..models.kontext import KontextAdapter
 from ..models.pocket_parts import AutoencoderTiny, FluxTransformer2DModel, build_pipeline
-from .pairs import KontextRecipe, PairSource, all_captions, encode_captions, encode_shard
+from ..training.files import write_atomic_json
+from .pairs import (
+    CONTINUED,
+    KontextRecipe,
+    PairSource,
+    TextTable,
+    all_captions,
+    encode_captions,
+    encode_shard,
+    text_table,
+)
 from .train_kontext import Progress, train_kontext
 from .train_vae import VaeRecipe, round_trip_psnr, train_vae
 from .world import load_shard, render_split, shard_path
 
 logger = logging.getLogger("divrl")
 
-TRAIN_SHARDS, HELD_OUT_SHARDS = 28, 1
+HELD_OUT_SHARDS = 1
 VAE_SHARDS = 28
 
 
@@ -34,26 +47,31 @@ class OutOfTime(Exception):
 def build(
     output: Path,
     *,
+    start_from: str | None = None,
     stage: Literal["all", "vae"] = "all",
     minutes: float | None = None,
     threads: int | None = None,
     seed: int = 0,
     vae_recipe: VaeRecipe | None = None,
     kontext_recipe: KontextRecipe | None = None,
-    train_shards: int = TRAIN_SHARDS,
     vae_shards: int = VAE_SHARDS,
     report: Progress = logger.info,
 ) -> Path | None:
     """Run the stages that are not finished; returns the pipeline's folder once it is whole.
 
-    `minutes` stops between two steps; None runs to the recipe's end. `report` is told what was done, and may itself
-    raise OutOfTime.
+    `start_from` is a pocket pipeline ("pocket" or a folder) to go on from. `minutes` stops between two steps; None runs
+    to the recipe's end. `report` is told what was done, and may itself raise OutOfTime.
+
+    Raises ValueError when `output` was begun with another seed or start, and when `start_from` is no pocket pipeline.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    vae_recipe, kontext_recipe = vae_recipe or VaeRecipe(), kontext_recipe or KontextRecipe()
+    start = None if start_from is None else _open_start(start_from, stage)
+    vae_recipe = vae_recipe or VaeRecipe()
+    kontext_recipe = kontext_recipe or (KontextRecipe() if start is None else CONTINUED)
     work, shards = output / "work", output / "shards"
     work.mkdir(parents=True, exist_ok=True)
+    _open(work / "begun.json", {"seed": seed, "start": None if start is None else _hash_of(start)})
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def progress(message: str) -> None:
@@ -62,28 +80,67 @@ def build(
             raise OutOfTime
 
     try:
-        for path in render_split(shards, train_shards, seed=seed):
+        for path in render_split(
+            shards, max(kontext_recipe.shards, vae_shards if start is None else 0), seed=seed
+        ):
             progress(f"drawn {path.name}")
         for path in render_split(shards, HELD_OUT_SHARDS, seed=seed, held_out=True):
             progress(f"drawn {path.name}")
-        vae = train_vae(shards, vae_shards, work, vae_recipe, seed=seed, progress=progress)
+        if start is None:
+            vae = train_vae(shards, vae_shards, work, vae_recipe, seed=seed, progress=progress)
+        else:
+            vae = cast(AutoencoderTiny, start.vae)
         if stage == "vae":
             return None
-        transformer = _transformer(
-            vae, shards, work, kontext_recipe, train_shards, seed=seed, progress=progress
-        )
+        transformer = _transformer(vae, start, shards, work, kontext_recipe, seed=seed, progress=progress)
     except OutOfTime:
         logger.info("time is over; the same command goes on from here")
         return None
-    return write_pipeline(vae, transformer, output / "pipeline", shards, seed=seed)
+    return write_pipeline(vae, transformer, start, output / "pipeline", shards, seed=seed)
+
+
+def _open_start(path: str, stage: str) -> KontextAdapter:
+    """The pipeline to go on from, checked before anything is written."""
+    if stage != "all":
+        raise ValueError(
+            f"--stage {stage} trains a VAE, but that of --from {path} is kept; leave one of them out"
+        )
+    start = KontextAdapter.load(path)
+    if start.folder.classes["vae"] != "AutoencoderTiny":
+        raise ValueError(
+            f"--from {path}: needs a pocket pipeline, with an AutoencoderTiny, got a {start.folder.classes['vae']}"
+        )
+    return start
+
+
+def _open(note: Path, asked: dict[str, Any]) -> None:
+    """Note what a work folder is begun with, or check that it is the same as before."""
+    begun = json.loads(note.read_text()) if note.exists() else asked
+    if begun != asked:
+        changed = ", ".join(f"{name}={begun.get(name)}" for name in asked if begun.get(name) != asked[name])
+        raise ValueError(
+            f"{note.parent.parent}: holds a build begun with {changed}; go on with the same, or name another "
+            "--output"
+        )
+    if not note.exists():
+        write_atomic_json(note, asked)
+
+
+def _hash_of(start: KontextAdapter) -> str:
+    """SHA-256 of the transformer and VAE that a build goes on from."""
+    digest = hashlib.sha256()
+    for part in ("transformer", "vae"):
+        for file in sorted((start.folder.path / part).glob("*.safetensors")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _transformer(
     vae: AutoencoderTiny,
+    start: KontextAdapter | None,
     shards: Path,
     work: Path,
     recipe: KontextRecipe,
-    count: int,
     *,
     seed: int,
     progress: Progress,
@@ -92,9 +149,9 @@ def _transformer(
     coder = (
         vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     )  # the faster layout on a CPU
-    text = encode_captions(seed=seed)
+    text = encode_captions(seed=seed) if start is None else captions_of(start)
     sources = []
-    for held_out, number_of_shards in ((False, count), (True, HELD_OUT_SHARDS)):
+    for held_out, number_of_shards in ((False, recipe.shards), (True, HELD_OUT_SHARDS)):
         latents, prompts = [], []
         for number in range(number_of_shards):
             path = shard_path(shards, number, held_out=held_out)
@@ -103,21 +160,45 @@ def _transformer(
             progress(f"encoded {path.stem}")
         sources.append(PairSource(torch.cat(latents), prompts, text, recipe, seed))
     train, held_out_pairs = sources
-    return train_kontext(train, held_out_pairs, work, recipe, seed=seed, progress=progress)
+    started = None if start is None else cast(FluxTransformer2DModel, start.transformer)
+    return train_kontext(
+        train, held_out_pairs, work, recipe, seed=seed, progress=progress, start_from=started
+    )
+
+
+def captions_of(start: KontextAdapter) -> TextTable:
+    """Every caption in the embeddings of the pipeline gone on from, whose text side keeps its own seed."""
+    captions = all_captions()
+    text = start.encode_text(captions)
+    return text_table(captions, text.prompt_embeds, text.pooled)
 
 
 def write_pipeline(
-    vae: AutoencoderTiny, transformer: FluxTransformer2DModel, folder: Path, shards: Path, *, seed: int
+    vae: AutoencoderTiny,
+    transformer: FluxTransformer2DModel,
+    start: KontextAdapter | None,
+    folder: Path,
+    shards: Path,
+    *,
+    seed: int,
 ) -> Path:
-    """Write a diffusers folder whole or not at all: transformer in bfloat16, VAE in float16, text side in float16."""
+    """Write a diffusers folder whole or not at all: transformer in bfloat16, VAE in float16, text side in float16.
+
+    Of a pipeline gone on from, every other file is copied as it is.
+    """
     held_out = load_shard(shard_path(shards, 0, held_out=True))
     psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
-    pipeline = build_pipeline(vae.half(), transformer.to(torch.bfloat16), all_captions(), seed=seed)
-    pipeline.text_encoder.half()
-    pipeline.text_encoder_2.half()
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    pipeline.save_pretrained(fresh, safe_serialization=True)
+    transformer.to(torch.bfloat16)
+    if start is None:
+        pipeline = build_pipeline(vae.half(), transformer, all_captions(), seed=seed)
+        pipeline.text_encoder.half()
+        pipeline.text_encoder_2.half()
+        pipeline.save_pretrained(fresh, safe_serialization=True)
+    else:
+        shutil.copytree(start.folder.path, fresh)
+        transformer.save_pretrained(fresh / "transformer", safe_serialization=True)
     facts = {
         "image_size_px": held_out.images.shape[2],
         "seed": seed,

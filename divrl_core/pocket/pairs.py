@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +20,27 @@ from .world import VIEWS, load_shard
 class KontextRecipe:
     """How the pocket's transformer is trained."""
 
+    shards: int = 28  # of 64 identities, four pictures each
     steps: int = 2000
     decay_steps: int = 600  # the learning rate is level, then falls in a line to nothing over these
     warmup_steps: int = 100
     batch_size: int = 64
     lr: float = 2e-3
     average_decay: float = 0.998
-    near_share: float = 0.75  # of pairs whose target stands as the reference does
+    near_share: float = 0.75  # of pairs whose target stands as the reference does, while the rate falls
+    early_near_share: float = 0.75  # the same before the rate falls: less of it teaches other poses first
     guidance_range: tuple[float, float] = (
         1.0,
         5.0,
     )  # drawn at random: the pocket's answer does not depend on it
     save_every_steps: int = 100
     report_every_steps: int = 50
+
+
+# Going on from weights that copy already: other poses first, then three in four near again.
+CONTINUED = KontextRecipe(
+    shards=12, steps=1200, decay_steps=400, warmup_steps=50, lr=1.5e-3, early_near_share=0.4
+)
 
 
 def all_captions() -> list[str]:
@@ -52,6 +61,11 @@ class TextTable:
     row: dict[str, int]
 
 
+def text_table(captions: Sequence[str], embeds: torch.Tensor, pooled: torch.Tensor) -> TextTable:
+    """The table of captions that were encoded in this order."""
+    return TextTable(embeds, pooled, {caption: index for index, caption in enumerate(captions)})
+
+
 @torch.no_grad()
 def encode_captions(*, seed: int) -> TextTable:
     """The text side is seeded and never trained, so each caption is encoded once."""
@@ -64,11 +78,8 @@ def encode_captions(*, seed: int) -> TextTable:
     t5_ids = t5_tokenizer(
         captions, padding="max_length", truncation=True, max_length=t5_tokenizer.model_max_length
     )
-    return TextTable(
-        embeds=t5(torch.tensor(t5_ids["input_ids"]))[0],
-        pooled=clip(torch.tensor(clip_ids["input_ids"])).pooler_output,
-        row={caption: index for index, caption in enumerate(captions)},
-    )
+    embeds = t5(torch.tensor(t5_ids["input_ids"]))[0]
+    return text_table(captions, embeds, clip(torch.tensor(clip_ids["input_ids"])).pooler_output)
 
 
 @torch.no_grad()
@@ -109,10 +120,12 @@ class PairSource:
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """One batch with its noise, times and guidance."""
         recipe = self.recipe
+        is_falling = step >= recipe.steps - recipe.decay_steps
+        near_share = recipe.near_share if is_falling else recipe.early_near_share
         rng = np.random.default_rng([self.seed, step])
         who = rng.integers(len(self.latents), size=recipe.batch_size)
         reference = rng.integers(VIEWS, size=recipe.batch_size)
-        near = rng.random(recipe.batch_size) < recipe.near_share
+        near = rng.random(recipe.batch_size) < near_share
         other = (reference // 2 * 2 + 2 + rng.integers(2, size=recipe.batch_size)) % VIEWS
         target = np.where(near, reference ^ 1, other)
         rows = self.rows[who, target]

@@ -68,14 +68,16 @@ def train_kontext(
     *,
     seed: int,
     progress: Progress,
+    start_from: FluxTransformer2DModel | None = None,
 ) -> FluxTransformer2DModel:
-    """Train (or go on training); returns the moving average."""
-    transformer = build_transformer(seed=seed)
+    """Train (or go on training), from scratch or from the weights of `start_from`; returns the moving average."""
+    transformer = build_transformer(seed=seed) if start_from is None else copy.deepcopy(start_from)
+    transformer.train().requires_grad_(True)
     average = copy.deepcopy(transformer).requires_grad_(False)
     optimizer = BlockOptimizer(transformer, recipe.lr)
-    start = load_state(work / "kontext", transformer, average, optimizer)
+    done = load_state(work / "kontext", transformer, average, optimizer)
     total = 0.0
-    for step in range(start, recipe.steps):
+    for step in range(done, recipe.steps):
         optimizer.set_rate(learning_rate(recipe, step))
         loss = flow_loss(transformer, source.batch(step)).mean()
         if not torch.isfinite(loss):

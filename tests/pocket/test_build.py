@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import FluxKontextPipeline
 from safetensors.torch import load_file
 
-from divrl_core.models.hub import POCKET_FOLDER
+from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.model_names import POCKET_FOLDER
 from divrl_core.models.pocket_parts import (
     TEXT_TOKENS,
     build_clip,
@@ -19,17 +21,17 @@ from divrl_core.models.pocket_parts import (
     learn_merges,
 )
 from divrl_core.pocket import build as build_module
-from divrl_core.pocket.build import OutOfTime, build
+from divrl_core.pocket.build import OutOfTime, build, captions_of
 from divrl_core.pocket.optimizer import BlockOptimizer
-from divrl_core.pocket.pairs import KontextRecipe, all_captions, encode_captions
+from divrl_core.pocket.pairs import KontextRecipe, PairSource, all_captions, encode_captions
 from divrl_core.pocket.train_vae import VaeRecipe, narrow_vae, round_trip_psnr, widen
-from divrl_core.pocket.world import load_shard, shard_path
+from divrl_core.pocket.world import VIEWS, load_shard, shard_path
 
 VAE = VaeRecipe(
     narrow_steps=4, wide_steps=2, batch_size=1, crop_px=32, save_every_steps=2, report_every_steps=1
 )
 KONTEXT = KontextRecipe(
-    steps=4, decay_steps=2, warmup_steps=2, batch_size=2, save_every_steps=2, report_every_steps=1
+    shards=1, steps=4, decay_steps=2, warmup_steps=2, batch_size=2, save_every_steps=2, report_every_steps=1
 )
 
 
@@ -61,10 +63,8 @@ class _StopAfter:
             raise OutOfTime
 
 
-def run(output, **settings):
-    return build(
-        output, seed=3, vae_recipe=VAE, kontext_recipe=KONTEXT, train_shards=1, vae_shards=1, **settings
-    )
+def run(output, *, seed=3, kontext=KONTEXT, **settings):
+    return build(output, seed=seed, vae_recipe=VAE, kontext_recipe=kontext, vae_shards=1, **settings)
 
 
 def test_widening_a_vae_does_not_change_what_it_computes():
@@ -145,6 +145,62 @@ def test_a_built_pipeline_loads_in_diffusers_and_makes_a_picture(tmp_path, small
     assert picture.shape == (1, 3, 128, 128) and bool(torch.isfinite(picture).all())
     psnr, figure_psnr = round_trip_psnr(pipeline.vae.float(), shard.images[:, 0], shard.masks[:, 0])
     assert psnr > 10 and figure_psnr > 8  # four steps from a start that already carries colour
+
+
+def test_a_build_goes_on_from_a_pipeline_and_changes_its_transformer_alone(tmp_path, small_world):
+    """With no step to make the weights come back as they were; with some, only the transformer's file differs."""
+    untouched = run(tmp_path / "untouched", start_from="pocket", kontext=replace(KONTEXT, steps=0))
+    trained = run(tmp_path / "trained", start_from="pocket")
+    for file in sorted(path for path in POCKET_FOLDER.rglob("*") if path.is_file()):
+        name = file.relative_to(POCKET_FOLDER)
+        if file.suffix == ".safetensors":
+            shipped, same, other = (
+                load_file(folder / name) for folder in (POCKET_FOLDER, untouched, trained)
+            )
+            assert all(torch.equal(shipped[key], same[key]) for key in shipped)
+            is_changed = any(not torch.equal(shipped[key], other[key]) for key in shipped)
+            assert is_changed == (name.parts[0] == "transformer")
+    FluxKontextPipeline.from_pretrained(trained)
+
+
+def test_a_build_goes_on_with_the_text_side_of_its_start(small_world):
+    start = KontextAdapter.load("pocket")
+    text = captions_of(start)
+    prompt = all_captions()[17]
+    assert torch.equal(text.embeds[text.row[prompt]], start.encode_text([prompt]).prompt_embeds[0])
+
+
+def test_other_poses_are_taught_before_the_rate_falls(tmp_path, small_world):
+    """The pairs of a step are near ones by the share of its phase: none of them early, all of them late."""
+    recipe = replace(KONTEXT, early_near_share=0.0, near_share=1.0, batch_size=32)
+    latents = torch.arange(VIEWS).float().reshape(1, VIEWS, 1, 1)
+    prompts = [[all_captions()[0]] * VIEWS]
+    source = PairSource(latents, prompts, encode_captions(seed=0), recipe, seed=0)
+    for step, is_near in ((1, False), (2, True)):
+        batch = source.batch(step)
+        same_cluster = (batch["clean"] // 2 == batch["reference"] // 2).flatten()
+        assert bool((same_cluster == is_near).all())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seed": 4}, "begun with seed=3"),
+        ({"start_from": "pocket"}, "begun with start=None"),
+    ],
+)
+def test_a_folder_begun_otherwise_is_refused(tmp_path, small_world, settings, said):
+    run(tmp_path / "pocket", report=_StopAfter(1))
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "pocket", **settings)
+
+
+def test_a_start_that_cannot_be_gone_on_from_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="leave one of them out"):
+        build(tmp_path / "out", start_from="pocket", stage="vae")
+    with pytest.raises(FileNotFoundError):
+        build(tmp_path / "out", start_from=str(tmp_path / "nothing"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_optimizer_gives_its_state_back():
