@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -50,13 +51,7 @@ def read_comparisons(folder: Path) -> list[Comparison]:
                 reference_id=row["reference_id"],
                 prompt=row["prompt"],
                 reference=folder / row["reference"],
-                results={
-                    model: tuple(
-                        ComparedPicture(path=folder / item["file"], nssm=item["nssm"], vsm=item["vsm"])
-                        for item in items
-                    )
-                    for model, items in row["results"].items()
-                },
+                results={model: compared(folder, items) for model, items in row["results"].items()},
             )
             for row in content["rows"]
         ]
@@ -64,6 +59,13 @@ def read_comparisons(folder: Path) -> list[Comparison]:
         raise ValueError(
             f"{folder / LIST_NAME} lacks {error}; delete the folder and run the demo again"
         ) from error
+
+
+def compared(folder: Path, items: Sequence[Mapping[str, Any]]) -> tuple[ComparedPicture, ...]:
+    """Pictures in `folder` from their rows in a list: file, nssm, vsm."""
+    return tuple(
+        ComparedPicture(path=folder / item["file"], nssm=item["nssm"], vsm=item["vsm"]) for item in items
+    )
 
 
 def write_comparisons(folder: Path, comparisons: Sequence[Comparison]) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig, to_mapping
-from ..models.hub import POCKET_FOLDER
+from ..models.model_names import POCKET_FOLDER
 from ..training.data import ReferenceSet, RunData
 from ..training.files import json_ready, write_atomic_json
 from ..training.grpo_loop import train

@@ -19,7 +19,7 @@ from ..training.encoded_pairs import EncodedPairs
 from ..training.files import write_atomic_json
 from ..training.references import ReferenceSet
 from ..training.start import make_policy, make_rewarder, open_adapter, set_threads, size_of, start_accelerator
-from .comparison import ComparedPicture, Comparison, write_picture
+from .comparison import Comparison, compared, write_picture
 from .demo_settings import DemoEvaluation
 from .generate import PictureJob, generate
 from .heldout import STREAM, HeldOut, evaluate, heldout_jobs
@@ -137,13 +137,7 @@ def gather_comparisons(folder: Path, models: Sequence[str]) -> list[Comparison]:
             reference_id=row["reference_id"],
             prompt=row["prompt"],
             reference=folder / row["reference"],
-            results={
-                name: tuple(
-                    ComparedPicture(path=folder / item["file"], nssm=item["nssm"], vsm=item["vsm"])
-                    for item in rows[place]["pictures"]
-                )
-                for name, rows in lists.items()
-            },
+            results={name: compared(folder, rows[place]["pictures"]) for name, rows in lists.items()},
         )
         for place, row in enumerate(lists[models[0]])
     ]

@@ -7,7 +7,6 @@ diffusers' sub-folders only: FLUX's repositories hold the same weights a second 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 
 from huggingface_hub import errors, hf_hub_download, snapshot_download
 
-POCKET = "pocket"
-POCKET_FOLDER = Path(__file__).resolve().parent.parent / "pocket" / "weights"
+from .model_names import POCKET, POCKET_FOLDER, is_hub_id
+
 INDEX_FILE = "model_index.json"
 SETTINGS_FILE = "divrl.json"  # ours, beside model_index.json, optional: {"image_size_px": 128}
 FULL_IMAGE_SIZE_PX = 512  # the paper's training size, where the folder says nothing
@@ -42,7 +41,6 @@ _NEEDED_FILES: dict[str, tuple[tuple[str, ...], ...]] = {
     "tokenizer": (("tokenizer.json", "vocab.json"),),
     "tokenizer_2": (("tokenizer.json", "spiece.model"),),
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def open_pipeline(path: str, revision: str | None = None) -> PipelineFolder:
         return check_folder(folder)
     if folder.exists():
         raise ValueError(f"{path}: is a file; a diffusers folder with {INDEX_FILE} (or a hub id) is needed")
-    if not _HUB_ID.fullmatch(path):
+    if not is_hub_id(path):
         raise FileNotFoundError(f"{path}: no such folder, and not a hub id of the form owner/name")
     return check_folder(_download(path, revision))
 

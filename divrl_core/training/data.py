@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import DataConfig
+from ..models.model_names import POCKET
 from .folder_data import read_folder
 from .hub_data import is_dataset, read_dataset
 from .pair_order import first_by_hash, held_out_ids, pick_pairs
@@ -40,7 +41,6 @@ __all__ = [
 
 logger = logging.getLogger("divrl")
 
-POCKET = "pocket"
 POCKET_TRAIN_REFERENCES = 512
 HELD_OUT_SEED = 0  # the same figures in every run, so that runs of different seeds compare
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor
 from tqdm import tqdm
 
-from ..config import OptimConfig, TrainConfig, to_mapping
+from ..config import TrainConfig, to_mapping
 from ..evaluation.heldout import selection_score
 from ..models.lora import REFERENCE, lora_state
 from ..rl.ema import ema_start, ema_update
@@ -27,9 +25,10 @@ from .checkpoint import (
 )
 from .data import RunData, pick_pairs
 from .encoded_pairs import EncodedPairs
-from .experience import Experience, gather_experience
+from .experience import gather_experience
 from .interrupt import InterruptGuard, StopRequested
 from .metrics_log import MetricsLog, flat_numbers
+from .optimizer import learning_rate, make_optimizer
 from .policy import Policy
 from .publish import Due, Publisher
 from .rewarding import Rewarder, RewardFunction
@@ -45,7 +44,8 @@ from .start import (
     set_threads,
     start_accelerator,
 )
-from .update import Learner, UpdateStats
+from .train_row import train_row
+from .update import Learner
 from .watch import Warned, Watch
 
 logger = logging.getLogger("divrl")
@@ -308,53 +308,3 @@ class _Run:
         if not self.log.rows:
             self._warn(self.watch.at_start())
         self._warn(self.watch.new_warnings(self.log.rows))
-
-
-def make_optimizer(config: OptimConfig, parameters: list[Tensor]) -> torch.optim.AdamW:
-    """AdamW on the LoRA's parameters, with the settings' eps."""
-    return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
-    )
-
-
-def learning_rate(config: OptimConfig, number: int) -> float:
-    """The learning rate of update `number`, counted from 0: a linear rise over the warm-up, then constant."""
-    return config.lr * min(1.0, (number + 1) / max(1, config.warmup_updates))
-
-
-def train_row(
-    config: TrainConfig,
-    update: int,
-    experience: Experience,
-    stats: UpdateStats,
-    rate: float,
-    train_seconds: float,
-) -> dict[str, Any]:
-    """The row of metrics.jsonl for one update; NaN (null in the file) where nothing was measured."""
-    reward, advantages = experience.reward, experience.advantages
-    known_gap = reward.gap[torch.isfinite(reward.gap)]
-    return {
-        "kind": "train",
-        "stage": config.stage,
-        "update": update,
-        "reward": reward.total[advantages.valid].double().mean().item(),
-        "nssm": reward.nssm.double().nanmean().item(),
-        "vsm": reward.vsm.double().nanmean().item(),
-        "gate_rate": (known_gap == 0).double().mean().item(),
-        "reward_std_within": advantages.group_std.double().nanmean().item(),
-        "flat_groups": advantages.flat_groups.double().mean().item(),
-        "invalid": int((~advantages.valid).sum()),
-        "samples": len(advantages.valid),
-        "ratio_mean": stats.ratio_mean,
-        "ratio_max_deviation": stats.ratio_max_deviation,
-        "clip_share": stats.clip_share,
-        "kl": stats.kl,
-        "grad_rms": stats.grad_rms,
-        "grad_norm": stats.grad_norm,
-        "lr": rate,
-        "seconds": {
-            "rollout": round(experience.rollout_seconds, 3),
-            "reward": round(experience.reward_seconds, 3),
-            "train": round(train_seconds, 3),
-        },
-    }

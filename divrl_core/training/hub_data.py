@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ..config import DataConfig
-from .hub_ids import is_hub_id
+from ..models.model_names import is_hub_id
 from .metadata_rows import captions_of
 from .picture_references import PictureFile, PictureSource
 

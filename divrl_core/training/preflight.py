@@ -9,14 +9,13 @@ from pathlib import Path
 
 from ..config import ModelConfig, TrainConfig
 from ..models.lora_file import read_lora
-from .data import POCKET, DataProblems, RunData, open_data
-from .hub_ids import is_hub_id
+from ..models.model_names import POCKET, POCKET_FOLDER, is_hub_id
+from .data import DataProblems, RunData, open_data
 from .model_files import pipeline_problems
 
 logger = logging.getLogger("divrl")
 
 POCKET_SIZE_PX = 128
-POCKET_FOLDER = Path(__file__).parents[1] / "pocket" / "weights"
 TRACKER_PACKAGES = {
     "tensorboard": ("tensorboard", "tensorboardX"),
     "wandb": ("wandb",),

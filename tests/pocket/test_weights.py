@@ -10,8 +10,8 @@ import torch
 
 from divrl_core.flow.noise import keyed_noise
 from divrl_core.models.features.lite0 import Lite0Backbone
-from divrl_core.models.hub import POCKET_FOLDER
 from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.model_names import POCKET_FOLDER
 from divrl_core.pocket.figures import BACKGROUNDS
 from divrl_core.pocket.references import PocketReferences
 from divrl_core.rewards.score import reference_features, score_images

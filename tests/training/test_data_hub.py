@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from divrl_core.config import DataConfig
+from divrl_core.models.model_names import is_hub_id
 from divrl_core.training.data import DataProblems, open_data
 from divrl_core.training.hub_data import is_dataset, read_dataset
-from divrl_core.training.hub_ids import is_hub_id
 from divrl_core.training.picture_references import PictureReferences, check_sources
 
 datasets = pytest.importorskip("datasets")

@@ -315,6 +315,23 @@ def test_a_resumed_run_gives_the_warnings_that_its_log_lacks_and_repeats_none(
     assert warned_of(output) == 1
 
 
+def test_a_tracker_is_given_the_numbers_of_metrics_jsonl_and_changes_nothing(
+    pipeline: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """Read back by TensorBoard itself."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = tmp_path / "run"
+    train(tiny_config(pipeline, run={"tracker": "tensorboard"}), output, data=toy_data())
+    (events,) = output.rglob("events.out.tfevents.*")
+    board = EventAccumulator(str(events.parent)).Reload()
+    for row in rows_of(output):
+        (logged,) = [event for event in board.Scalars("train/reward") if event.step == row["update"]]
+        assert logged.value == pytest.approx(row["reward"])
+    assert len(board.Scalars("heldout/nssm")) == len(rows_of(output, "heldout"))
+    assert [row["reward"] for row in rows_of(output)] == [row["reward"] for row in rows_of(unbroken)]
+
+
 @pytest.mark.parametrize(
     "changes", [{"model": {"gradient_checkpointing": True}}, {"model": {"dtype": "bfloat16"}}]
 )

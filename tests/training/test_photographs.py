@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from diffusers import FluxKontextPipeline
 from PIL import Image, ImageDraw
 
-from divrl_core.models.hub import POCKET_FOLDER
+from divrl_core.models.model_names import POCKET_FOLDER
 from train_cli.main import cli
 
 data = pytest.importorskip("skimage.data")
