@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from safetensors.torch import save_file
 
 from ..models.kontext import KontextAdapter
 from ..models.pocket_parts import AutoencoderTiny, FluxTransformer2DModel, build_pipeline
@@ -32,7 +33,7 @@ from .pairs import (
 )
 from .train_kontext import Progress, train_kontext
 from .train_vae import VaeRecipe, round_trip_psnr, train_vae
-from .world import load_shard, render_split, shard_path
+from .world import Shard, load_shard, render_split, shard_path
 
 logger = logging.getLogger("divrl")
 
@@ -186,27 +187,35 @@ def write_pipeline(
 
     Of a pipeline gone on from, every other file is copied as it is.
     """
-    held_out = load_shard(shard_path(shards, 0, held_out=True))
-    psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
     transformer.to(torch.bfloat16)
     if start is None:
-        pipeline = build_pipeline(vae.half(), transformer, all_captions(), seed=seed)
-        pipeline.text_encoder.half()
-        pipeline.text_encoder_2.half()
-        pipeline.save_pretrained(fresh, safe_serialization=True)
+        _write_all(vae, transformer, fresh, load_shard(shard_path(shards, 0, held_out=True)), seed=seed)
     else:
         shutil.copytree(start.folder.path, fresh)
-        transformer.save_pretrained(fresh / "transformer", safe_serialization=True)
+        weights = {name: tensor.contiguous() for name, tensor in transformer.state_dict().items()}
+        (file,) = (fresh / "transformer").glob("*.safetensors")
+        save_file(weights, file, metadata={"format": "pt"})
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(fresh, folder)
+    return folder
+
+
+def _write_all(
+    vae: AutoencoderTiny, transformer: FluxTransformer2DModel, folder: Path, held_out: Shard, *, seed: int
+) -> None:
+    """A pipeline made from nothing, with what is known of it in divrl.json."""
+    psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
+    pipeline = build_pipeline(vae.half(), transformer, all_captions(), seed=seed)
+    pipeline.text_encoder.half()
+    pipeline.text_encoder_2.half()
+    pipeline.save_pretrained(folder, safe_serialization=True)
     facts = {
         "image_size_px": held_out.images.shape[2],
         "seed": seed,
         "vae_psnr_db": round(psnr, 2),
         "vae_figure_psnr_db": round(figure_psnr, 2),
     }
-    (fresh / "divrl.json").write_text(json.dumps(facts, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(fresh, folder)
-    logger.info("pipeline in %s: VAE %.1f dB, on the figure %.1f dB", folder, psnr, figure_psnr)
-    return folder
+    (folder / "divrl.json").write_text(json.dumps(facts, indent=2) + "\n")
+    logger.info("VAE %.1f dB, on the figure %.1f dB", psnr, figure_psnr)
