@@ -323,7 +323,7 @@ def test_a_tracker_is_given_the_numbers_of_metrics_jsonl_and_changes_nothing(
 
     output = tmp_path / "run"
     train(tiny_config(pipeline, run={"tracker": "tensorboard"}), output, data=toy_data())
-    (events,) = output.rglob("events.out.tfevents.*")
+    (events,) = (output / "divrl").glob("events.out.tfevents.*")  # the settings lie in a folder below it
     board = EventAccumulator(str(events.parent)).Reload()
     for row in rows_of(output):
         (logged,) = [event for event in board.Scalars("train/reward") if event.step == row["update"]]
