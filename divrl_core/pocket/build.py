@@ -126,9 +126,10 @@ def _open(note: Path, asked: dict[str, Any]) -> None:
     """Note what a work folder is begun with, or check that it is the same as before."""
     begun = json.loads(note.read_text()) if note.exists() else asked
     if begun != asked:
-        changed = ", ".join(f"{name}={begun.get(name)}" for name in asked if begun.get(name) != asked[name])
+        changed = [f"{name}={begun.get(name)}" for name in asked if begun.get(name) != asked[name]]
+        told = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if changed[3:] else "")
         raise ValueError(
-            f"{note.parent.parent}: holds a build begun with {changed}; go on with the same, or name another "
+            f"{note.parent.parent}: holds a build begun with {told}; go on with the same, or name another "
             "--output"
         )
     if not note.exists():
