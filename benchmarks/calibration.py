@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
 
-    backbone = Lite0Backbone.load(precision="bfloat16")
+    backbone = Lite0Backbone.load(precision="float32")
     cases = list(pocket_cases(arguments.cases, seed=arguments.seed))
     rows = []
     for size in arguments.sizes:

@@ -62,7 +62,7 @@ def _case(rng: np.random.Generator, held_out: bool) -> CalibrationCase:
         "other palette": _drawn(_repainted(rng, identity), nearby_structure(rng, structure), other_floor),
         "hue turned": turn_hue(_tensor(same.image), float(rng.uniform(0.25, 0.75))),
         "other subject": _drawn(_other_plan(rng, identity, held_out), sample_structure(rng), other_floor),
-        "scrambled": _scrambled(rng, same),
+        "scrambled": scrambled(rng, same),
     }
     return CalibrationCase(
         reference=_tensor(reference.image), mask=torch.from_numpy(reference.mask), others=others
@@ -100,7 +100,7 @@ def _other_plan(rng: np.random.Generator, identity: Identity, held_out: bool) ->
     return other
 
 
-def _scrambled(rng: np.random.Generator, drawn: Render) -> Tensor:
+def scrambled(rng: np.random.Generator, drawn: Render) -> Tensor:
     """The blocks that hold figure in other places of the figure."""
     side = drawn.mask.shape[0] // BLOCKS_A_SIDE
     blocks = drawn.mask.reshape(BLOCKS_A_SIDE, side, BLOCKS_A_SIDE, side).any(axis=(1, 3))

@@ -1,7 +1,7 @@
 """Build the pocket Kontext from nothing: draw the world, train the VAE, train the transformer, write the pipeline.
 
 Every phase keeps its state in the work folder; killed at any moment, the same call goes on from there. Or begin with
-a finished pipeline: its VAE and text side stay as they are, and its transformer is trained further.
+a finished pipeline: its text side stays as it is, its transformer is trained further, and its VAE before it if asked.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ from .pairs import (
     text_table,
 )
 from .train_kontext import Progress, train_kontext
-from .train_vae import VaeRecipe, round_trip_psnr, train_vae
-from .world import Shard, load_shard, render_split, shard_path
+from .train_vae import CONTINUED_VAE, VaeRecipe, round_trip_psnr, train_vae
+from .world import load_shard, render_split, shard_path
 
 logger = logging.getLogger("divrl")
 
 HELD_OUT_SHARDS = 1
-VAE_SHARDS = 28
 
 
 class OutOfTime(Exception):
@@ -50,13 +49,13 @@ def build(
     output: Path,
     *,
     start_from: str | None = None,
+    vae: Literal["train", "keep"] = "train",
     stage: Literal["all", "vae"] = "all",
     minutes: float | None = None,
     threads: int | None = None,
     seed: int = 0,
     vae_recipe: VaeRecipe | None = None,
     kontext_recipe: KontextRecipe | None = None,
-    vae_shards: int = VAE_SHARDS,
     report: Progress = logger.info,
 ) -> Path | None:
     """Run the stages that are not finished; returns the pipeline's folder once it is whole.
@@ -68,12 +67,16 @@ def build(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    start = None if start_from is None else _open_start(start_from, stage)
-    vae_recipe = vae_recipe or VaeRecipe()
+    start = None if start_from is None else _open_start(start_from)
+    if vae == "keep" and (start is None or stage == "vae"):
+        raise ValueError(
+            "--vae keep needs --from PIPELINE to keep the VAE of, and --stage all to train the rest with it"
+        )
+    vae_recipe = vae_recipe or (VaeRecipe() if start is None else CONTINUED_VAE)
     kontext_recipe = kontext_recipe or (KontextRecipe() if start is None else CONTINUED)
     work, shards = output / "work", output / "shards"
     work.mkdir(parents=True, exist_ok=True)
-    asked = {"seed": seed, "start": None if start is None else _hash_of(start)}
+    asked = {"seed": seed, "start": None if start is None else _hash_of(start), "vae": vae}
     _open(work / "begun.json", asked | _named("vae", vae_recipe) | _named("transformer", kontext_recipe))
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
@@ -83,31 +86,33 @@ def build(
             raise OutOfTime
 
     try:
-        for path in render_split(
-            shards, max(kontext_recipe.shards, vae_shards if start is None else 0), seed=seed
-        ):
+        for path in render_split(shards, kontext_recipe.shards, seed=seed):
             progress(f"drawn {path.name}")
         for path in render_split(shards, HELD_OUT_SHARDS, seed=seed, held_out=True):
             progress(f"drawn {path.name}")
-        if start is None:
-            vae = train_vae(shards, vae_shards, work, vae_recipe, seed=seed, progress=progress)
-        else:
-            vae = cast(AutoencoderTiny, start.vae)
+        coder = None if start is None else cast(AutoencoderTiny, start.vae)
+        if vae == "train":
+            coder = train_vae(
+                shards,
+                kontext_recipe.shards,
+                work,
+                vae_recipe,
+                seed=seed,
+                progress=progress,
+                start_from=coder,
+            )
+        assert coder is not None  # kept of a start, or trained just now
         if stage == "vae":
             return None
-        transformer = _transformer(vae, start, shards, work, kontext_recipe, seed=seed, progress=progress)
+        transformer = _transformer(coder, start, shards, work, kontext_recipe, seed=seed, progress=progress)
     except OutOfTime:
         logger.info("time is over; the same command goes on from here")
         return None
-    return write_pipeline(vae, transformer, start, output / "pipeline", shards, seed=seed)
+    return write_pipeline(coder, transformer, start, output / "pipeline", shards, seed=seed)
 
 
-def _open_start(path: str, stage: str) -> KontextAdapter:
+def _open_start(path: str) -> KontextAdapter:
     """The pipeline to go on from, checked before anything is written."""
-    if stage != "all":
-        raise ValueError(
-            f"--stage {stage} trains a VAE, but that of --from {path} is kept; leave one of them out"
-        )
     start = KontextAdapter.load(path)
     if start.folder.classes["vae"] != "AutoencoderTiny":
         raise ValueError(
@@ -196,37 +201,34 @@ def write_pipeline(
 ) -> Path:
     """Write a diffusers folder whole or not at all: transformer in bfloat16, VAE in float16, text side in float16.
 
-    Of a pipeline gone on from, every other file is copied as it is.
+    Of a pipeline gone on from, the text side and every configuration are copied as they are.
     """
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
+    held_out = load_shard(shard_path(shards, 0, held_out=True))
+    psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
+    logger.info("VAE %.1f dB, on the figure %.1f dB", psnr, figure_psnr)
+    facts: dict[str, Any] = {"image_size_px": held_out.images.shape[2], "seed": seed}  # of the text side
     transformer.to(torch.bfloat16)
     if start is None:
-        _write_all(vae, transformer, fresh, load_shard(shard_path(shards, 0, held_out=True)), seed=seed)
+        pipeline = build_pipeline(vae.half(), transformer, all_captions(), seed=seed)
+        pipeline.text_encoder.half()
+        pipeline.text_encoder_2.half()
+        pipeline.save_pretrained(fresh, safe_serialization=True)
     else:
         shutil.copytree(start.folder.path, fresh)
-        weights = {name: tensor.contiguous() for name, tensor in transformer.state_dict().items()}
-        (file,) = (fresh / "transformer").glob("*.safetensors")
-        save_file(weights, file, metadata={"format": "pt"})
+        facts = json.loads((fresh / "divrl.json").read_text())
+        _replace_weights(fresh / "transformer", transformer)
+        _replace_weights(fresh / "vae", vae.half())
+    facts |= {"vae_psnr_db": round(psnr, 2), "vae_figure_psnr_db": round(figure_psnr, 2)}
+    (fresh / "divrl.json").write_text(json.dumps(facts, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(fresh, folder)
     return folder
 
 
-def _write_all(
-    vae: AutoencoderTiny, transformer: FluxTransformer2DModel, folder: Path, held_out: Shard, *, seed: int
-) -> None:
-    """A pipeline made from nothing, with what is known of it in divrl.json."""
-    psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
-    pipeline = build_pipeline(vae.half(), transformer, all_captions(), seed=seed)
-    pipeline.text_encoder.half()
-    pipeline.text_encoder_2.half()
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    facts = {
-        "image_size_px": held_out.images.shape[2],
-        "seed": seed,
-        "vae_psnr_db": round(psnr, 2),
-        "vae_figure_psnr_db": round(figure_psnr, 2),
-    }
-    (folder / "divrl.json").write_text(json.dumps(facts, indent=2) + "\n")
-    logger.info("VAE %.1f dB, on the figure %.1f dB", psnr, figure_psnr)
+def _replace_weights(part: Path, module: torch.nn.Module) -> None:
+    """Write a module's weights over those of a diffusers part; its configuration stays as it is."""
+    (file,) = part.glob("*.safetensors")
+    weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    save_file(weights, file, metadata={"format": "pt"})

@@ -39,7 +39,13 @@ class KontextRecipe:
 
 # Going on from weights that copy already: other poses first, then three in four near again.
 CONTINUED = KontextRecipe(
-    shards=12, steps=1200, decay_steps=400, warmup_steps=50, lr=1.5e-3, early_near_share=0.4
+    shards=18,
+    steps=1300,
+    decay_steps=450,
+    warmup_steps=50,
+    lr=1.5e-3,
+    near_share=0.8,
+    early_near_share=0.4,
 )
 
 

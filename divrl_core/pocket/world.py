@@ -28,7 +28,7 @@ from .render import render
 
 VIEWS = 4  # A, A', B, B'
 SHARD_IDENTITIES = 64
-WORLD_VERSION = 1  # raise when a render changes: shards of another version are refused
+WORLD_VERSION = 2  # raise when a render changes: shards of another version are refused
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class _StopAfter:
 
 
 def run(output, *, seed=3, kontext=KONTEXT, **settings):
-    return build(output, seed=seed, vae_recipe=VAE, kontext_recipe=kontext, vae_shards=1, **settings)
+    return build(output, seed=seed, vae_recipe=VAE, kontext_recipe=kontext, **settings)
 
 
 def test_widening_a_vae_does_not_change_what_it_computes():
@@ -147,13 +147,16 @@ def test_a_built_pipeline_loads_in_diffusers_and_makes_a_picture(tmp_path, small
     assert psnr > 10 and figure_psnr > 8  # four steps from a start that already carries colour
 
 
-def test_a_build_goes_on_from_a_pipeline_and_changes_its_transformer_alone(tmp_path, small_world):
-    """With no step to make the weights come back as they were; with some, only the transformer's file differs."""
-    untouched = run(tmp_path / "untouched", start_from="pocket", kontext=replace(KONTEXT, steps=0))
-    trained = run(tmp_path / "trained", start_from="pocket")
+@pytest.mark.parametrize(("vae", "changed"), [("keep", {"transformer"}), ("train", {"transformer", "vae"})])
+def test_a_build_goes_on_from_a_pipeline_and_changes_what_it_trains_alone(
+    tmp_path, small_world, vae, changed
+):
+    """With no step to make the weights come back as they were; with some, only the trained parts' files differ."""
+    untouched = run(tmp_path / "untouched", start_from="pocket", vae="keep", kontext=replace(KONTEXT, steps=0))
+    trained = run(tmp_path / "trained", start_from="pocket", vae=vae)
     for file in sorted(path for path in POCKET_FOLDER.rglob("*") if path.is_file()):
         name = file.relative_to(POCKET_FOLDER)
-        if file.suffix == ".json":
+        if file.suffix == ".json" and file.name != "divrl.json":
             assert (trained / name).read_bytes() == file.read_bytes()
         if file.suffix == ".safetensors":
             shipped, same, other = (
@@ -161,8 +164,22 @@ def test_a_build_goes_on_from_a_pipeline_and_changes_its_transformer_alone(tmp_p
             )
             assert all(torch.equal(shipped[key], same[key]) for key in shipped)
             is_changed = any(not torch.equal(shipped[key], other[key]) for key in shipped)
-            assert is_changed == (name.parts[0] == "transformer")
+            assert is_changed == (name.parts[0] in changed)
     FluxKontextPipeline.from_pretrained(trained)
+    facts = [json.loads((folder / "divrl.json").read_text()) for folder in (POCKET_FOLDER, trained)]
+    assert facts[0]["seed"] == facts[1]["seed"], "the seed of the text side, which is kept"
+
+
+def test_a_build_with_a_vae_to_train_further_is_resumed_to_the_same_weights(tmp_path, small_world):
+    whole = run(tmp_path / "whole", start_from="pocket")
+    stopped, messages_allowed = None, 3
+    while stopped is None:
+        stopped = run(tmp_path / "stopped", start_from="pocket", report=_StopAfter(messages_allowed))
+        messages_allowed += 2
+    for part in ("transformer", "vae"):
+        (first,), (second,) = (list((folder / part).glob("*.safetensors")) for folder in (whole, stopped))
+        left, right = load_file(first), load_file(second)
+        assert {name for name in left if not torch.equal(left[name], right[name])} == set()
 
 
 def test_a_build_goes_on_with_the_text_side_of_its_start(small_world):
@@ -199,8 +216,9 @@ def test_a_folder_begun_otherwise_is_refused(tmp_path, small_world, settings, sa
 
 
 def test_a_start_that_cannot_be_gone_on_from_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="leave one of them out"):
-        build(tmp_path / "out", start_from="pocket", stage="vae")
+    for settings in ({"start_from": "pocket", "stage": "vae"}, {}):
+        with pytest.raises(ValueError, match="--vae keep needs --from PIPELINE"):
+            build(tmp_path / "out", vae="keep", **settings)
     with pytest.raises(FileNotFoundError):
         build(tmp_path / "out", start_from=str(tmp_path / "nothing"))
     assert not (tmp_path / "out").exists()

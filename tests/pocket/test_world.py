@@ -7,9 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from divrl_core.pocket.figures import BACKGROUNDS, PLANS, caption, sample_identity, sample_structure
-from divrl_core.pocket.render import correspondences, render
-from divrl_core.pocket.solids import FAR, Solid, intersect, rotation
+from divrl_core.pocket.figures import (
+    BACKGROUNDS,
+    PLANS,
+    Poses,
+    background_of,
+    caption,
+    sample_identity,
+    sample_structure,
+)
+from divrl_core.pocket.render import correspondences, render, render_layers
+from divrl_core.pocket.solids import FAR, Solid, rotation
 from divrl_core.pocket.world import load_shard, render_shard, shard_path, views_of
 
 
@@ -23,12 +31,12 @@ def test_a_ray_meets_a_ball_at_the_distance_worked_by_hand():
     ball = Solid(
         part="ball",
         colour="primary",
-        origin=np.array([0.0, 0.0, 5.0], dtype=np.float32),
-        frame=np.eye(3, dtype=np.float32),
+        origin=np.array([[0.0, 0.0, 5.0]], dtype=np.float32),
+        frame=np.eye(3, dtype=np.float32)[None],
         radii=np.array([2.0, 2.0, 2.0], dtype=np.float32),
     )
     rays = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=np.float32)
-    distance, normal = intersect(ball, np.zeros(3, dtype=np.float32), rays)
+    distance, normal = ball.hit(np.zeros(2, dtype=int), np.zeros((2, 3), dtype=np.float32), rays)
     assert distance[0] == pytest.approx(3.0)  # centre 5 away, radius 2
     assert distance[1] == FAR
     assert np.allclose(normal[0], [0, 0, -1], atol=1e-6)
@@ -40,15 +48,15 @@ def test_every_hit_on_a_round_cone_lies_on_its_surface():
     cone = Solid(
         part="cone",
         colour="primary",
-        origin=np.array([0.1, -0.2, 4.0], dtype=np.float32),
-        frame=(rotation("y", 35) @ rotation("z", 20)).astype(np.float32),
+        origin=np.array([[0.1, -0.2, 4.0]], dtype=np.float32),
+        frame=(rotation("y", 35) @ rotation("z", 20)).astype(np.float32)[None],
         radii=np.array([r_0, r_1, length], dtype=np.float32),
         kind="cone",
     )
     rng = np.random.default_rng(0)
     rays = np.concatenate([rng.normal(0, 0.15, (4000, 2)), np.ones((4000, 1))], axis=1).astype(np.float32)
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    distance, normal = intersect(cone, np.zeros(3, dtype=np.float32), rays)
+    distance, normal = cone.hit(np.zeros(len(rays), dtype=int), np.zeros_like(rays), rays)
     hit = distance < FAR
     assert 500 < hit.sum() < 4000
     local = cone.to_local(rays[hit] * distance[hit][:, None])
@@ -69,6 +77,15 @@ def test_every_plan_fills_a_fair_share_of_the_frame(plan: str):
     assert drawn.image.shape == (128, 128, 3) and drawn.image.dtype == np.uint8
     assert 0.06 < drawn.mask.mean() < 0.5
     assert drawn.image[drawn.mask].std() > 20
+
+
+def test_poses_drawn_together_are_those_drawn_alone():
+    identity, _ = figure("robot")
+    structures = [sample_structure(np.random.default_rng(seed)) for seed in range(3)]
+    layers = render_layers(identity, Poses.of(structures), size_px=64, oversample=2)
+    for picture, structure in zip(layers.over("pink"), structures, strict=True):
+        alone = render(identity, structure, "pink", size_px=64).image
+        assert np.abs(picture * 255 - alone).max() < 2
 
 
 def test_a_render_is_a_pure_function_of_its_arguments():
@@ -124,6 +141,7 @@ def test_captions_name_figure_and_floor_but_never_the_pose():
     for background in BACKGROUNDS:
         text = caption(replace(identity, pattern="striped"), background)
         assert text == f"a toy fox with a striped body on a {background} floor"
+        assert background_of(text) == background
     assert caption(identity, "blue") == caption(identity, "blue")
     assert str(int(structure.azimuth)) not in caption(identity, "blue")
 
