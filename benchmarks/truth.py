@@ -47,6 +47,7 @@ ERRORS = ("pixel_error", "outside_error", "feature_error")
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--figures", type=int, default=100)
     parser.add_argument("--seed", type=int, default=11)

@@ -40,8 +40,8 @@ class KontextRecipe:
 # Going on from weights that copy already: other poses first, then three in four near again.
 CONTINUED = KontextRecipe(
     shards=18,
-    steps=1300,
-    decay_steps=450,
+    steps=1050,
+    decay_steps=400,
     warmup_steps=50,
     lr=1.5e-3,
     near_share=0.8,

@@ -29,10 +29,11 @@ RAISES = (12, 55, 98)
 TRIED_RAISES, SWINGS, TAILS = (5, 30, 55, 80, 105), (-24, -8, 8, 24), (-28, 0, 28)
 GRID_SCALES = (0.93, 0.98, 1.03)
 GRID_SHIFTS_PX = (-2, -1, 0, 1, 2)  # of a picture of GRID_PX
-STARTS = 3  # grid poses that are refined
+STARTS = 2  # grid poses that are refined
 ROUNDS = 3  # of refinement, before and after every factor is tried over its whole range
 FINE_ROUNDS = 5
-KEPT = 2  # poses whose factors are tried
+KEPT = 2  # poses whose factors are tried, and that are refined after that
+SETTLED = 0.1  # of a PROBE: a pose that no factor would move by more is done
 GRID_BLUR_PX, FINE_BLUR_PX = 1.2, 1.5
 
 # how far each factor is moved to see what it does, and where it is held (degrees; scale; share of the frame)
@@ -177,35 +178,41 @@ def _refine(
 ) -> tuple[Array, Array]:
     """Damped Gauss-Newton (Levenberg-Marquardt) from K poses (K, F) at once; returns the best poses and their d^2 (K,).
 
-    A round draws every pose and, for each factor, the pose moved by PROBE: the differences are the Jacobian.
+    A pose that came nearer is drawn once more for each factor, moved by PROBE: the differences are its Jacobian.
     """
     size, count, factors = picture.shape[0], len(vectors), len(FACTORS)
     soft = pixel_filter(picture[None], blur_px).ravel()
     probe, low, high = (_vector(bound) for bound in (PROBE, LOWEST, HIGHEST))
     best, best_distance = vectors.copy(), np.full(count, np.inf)
-    trial, damping = vectors.copy(), np.full(count, 0.1)
-    normal = np.zeros((count, factors, factors))
-    pull = np.zeros((count, factors))
-    for _ in range(rounds + 1):
-        # towards the middle where a step would leave the range
-        signs = np.where(trial + probe > high, -1.0, 1.0)
-        moved = trial[:, None] + np.concatenate(
-            [np.zeros((count, 1, factors)), signs[:, :, None] * np.diag(probe)[None]], axis=1
-        )
-        renders = pixel_filter(_renders(identity, background, moved, size), blur_px)
-        renders = renders.reshape(count, factors + 1, -1)
-        distance = ((soft - renders[:, 0]) ** 2).mean(axis=1)
-        for k in range(count):
-            if distance[k] < best_distance[k]:
-                best[k], best_distance[k], damping[k] = trial[k], distance[k], damping[k] * 0.3
-                slope = (renders[k, 1:] - renders[k, 0]) * signs[k][:, None]
-                normal[k], pull[k] = slope @ slope.T, slope @ (soft - renders[k, 0])
-            else:
-                damping[k] *= 8
-            diagonal = np.diag(normal[k])
-            ridge = np.diag(damping[k] * diagonal + 1e-3 * diagonal.max() + 1e-12)
-            step = np.linalg.solve(normal[k] + ridge, pull[k])
-            trial[k] = np.clip(best[k] + np.clip(step, -4, 4) * probe, low, high)
+    trial, damping, alive = vectors.copy(), np.full(count, 0.1), np.arange(count)
+    normal, pull = np.zeros((count, factors, factors)), np.zeros((count, factors))
+    for turn in range(rounds + 1):
+        layers = render_layers(identity, _poses(trial[alive]), size_px=size)
+        shown = pixel_filter(layers.over(background), blur_px).reshape(len(alive), -1)
+        distance = ((soft - shown) ** 2).mean(axis=1)
+        is_better = distance < best_distance[alive]
+        damping[alive] *= np.where(is_better, 0.3, 8.0)
+        won = alive[is_better]
+        best[won], best_distance[won] = trial[won], distance[is_better]
+        if turn == rounds:
+            break
+        if len(won):
+            # towards the middle where a step would leave the range
+            signs = np.where(trial[won] + probe > high, -1.0, 1.0)
+            moved = trial[won][:, None] + signs[:, :, None] * np.diag(probe)
+            shadow = np.repeat(layers.shadow[is_better], factors, axis=0)
+            probes = pixel_filter(_renders(identity, background, moved, size, shadow), blur_px)
+            slopes = probes.reshape(len(won), factors, -1) - shown[is_better][:, None]
+            for k, slope, ours in zip(won, slopes * signs[:, :, None], shown[is_better], strict=True):
+                normal[k], pull[k] = slope @ slope.T, slope @ (soft - ours)
+        diagonal = normal[alive].diagonal(axis1=1, axis2=2)
+        ridge = damping[alive, None] * diagonal + 1e-3 * diagonal.max(axis=1, keepdims=True) + 1e-12
+        steps = np.linalg.solve(normal[alive] + ridge[:, :, None] * np.eye(factors), pull[alive][..., None])
+        steps = np.clip(steps[..., 0], -4, 4)
+        trial[alive] = np.clip(best[alive] + steps * probe, low, high)
+        alive = alive[np.abs(steps).max(axis=1) > SETTLED]
+        if not len(alive):
+            break
     return best, best_distance
 
 
@@ -225,8 +232,10 @@ def _scan(small: Array, identity: Identity, background: str, vectors: Array) -> 
     moved = np.repeat(vectors[:, None], len(moves) + 1, axis=1)
     for number, (factor, value) in enumerate(moves, start=1):
         moved[:, number, factor] = value
-    renders = _renders(identity, background, moved, small.shape[0])
-    distance = ((small.ravel() - renders.reshape(len(vectors), len(moves) + 1, -1)) ** 2).mean(axis=2)
+    size = small.shape[0]
+    shadow = render_layers(identity, _poses(vectors), size_px=size).shadow
+    renders = _renders(identity, background, moved, size, np.repeat(shadow, moved.shape[1], axis=0))
+    distance = ((small.ravel() - renders.reshape(*moved.shape[:2], -1)) ** 2).mean(axis=2)
     found = vectors.copy()
     for k in range(len(vectors)):
         for factor in {factor for factor, _ in moves}:
@@ -234,15 +243,17 @@ def _scan(small: Array, identity: Identity, background: str, vectors: Array) -> 
             best = tried[int(np.argmin(distance[k, tried]))]
             if distance[k, best] < distance[k, 0]:
                 found[k, factor] = moved[k, best, factor]
-    return np.unique(np.concatenate([vectors, found]), axis=0)
+    both = np.unique(np.concatenate([vectors, found]), axis=0)
+    layers = render_layers(identity, _poses(both), size_px=size)
+    distance = ((small - layers.over(background)) ** 2).mean(axis=(1, 2, 3))
+    return both[np.argsort(distance)[:KEPT]]
 
 
-def _renders(identity: Identity, background: str, vectors: Array, size: int) -> Array:
-    """Pictures (K * M, H, W, 3) of poses (K, M, F), a moved factor a row; all rows have the first one's shadow."""
-    rows, factors = vectors.shape[1:]
-    layers = render_layers(identity, _poses(vectors.reshape(-1, factors)), size_px=size, with_shadow=False)
-    shaded = render_layers(identity, _poses(vectors[:, 0]), size_px=size)
-    return replace(layers, shadow=np.repeat(shaded.shadow, rows, axis=0)).over(background)
+def _renders(identity: Identity, background: str, vectors: Array, size: int, shadow: Array) -> Array:
+    """Pictures (K * M, H, W, 3) of poses (K, M, F) under the shadows (K * M, H, W) of poses near them."""
+    poses = _poses(vectors.reshape(-1, vectors.shape[-1]))
+    layers = render_layers(identity, poses, size_px=size, with_shadow=False)
+    return replace(layers, shadow=shadow).over(background)
 
 
 def _vector(structure: Structure) -> Array:

@@ -39,7 +39,7 @@ PLAN_SCALE = {
     "robot": 1.16,
     "dinosaur": 1.16,
 }  # fmt: skip
-LIGHT = (0.30, 0.84, 0.45)  # to the right, upwards, towards the eye: the lamp stands by the camera
+LAMP = (0.30, 0.84, 0.45)  # to the right, upwards, towards the eye: the lamp stands by the camera
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,10 @@ class Cameras:
     axes: Array
     zoom: Array
     offset: Array
+    lamp: tuple[float, float, float]
 
     @classmethod
-    def of(cls, identity: Identity, poses: Poses) -> Cameras:
+    def of(cls, identity: Identity, poses: Poses, lamp: tuple[float, float, float] = LAMP) -> Cameras:
         """Azimuth and elevation round the figure, scale and place in the frame."""
         azimuth, elevation = np.deg2rad(poses.azimuth), np.deg2rad(poses.elevation)
         cos, level = np.cos(elevation), np.zeros_like(azimuth)
@@ -78,6 +79,7 @@ class Cameras:
             axes=np.stack([right, np.cross(outward, right), -outward], axis=1).astype(np.float32),
             zoom=zoom.astype(np.float32),
             offset=2 * np.stack([poses.shift_x, poses.shift_y], axis=-1).astype(np.float32),
+            lamp=lamp,
         )
 
     @property
@@ -85,7 +87,7 @@ class Cameras:
         """Unit vectors (P, 3) towards the lamp, which goes round the figure with the camera."""
         up = np.array([0.0, 1.0, 0.0], dtype=np.float32)
         right = self.axes[:, 0]
-        light = LIGHT[0] * right + LIGHT[1] * up + LIGHT[2] * np.cross(right, up)
+        light = self.lamp[0] * right + self.lamp[1] * up + self.lamp[2] * np.cross(right, up)
         return (light / np.linalg.norm(light, axis=-1, keepdims=True)).astype(np.float32)
 
     def rays(self, size: int) -> Array:
@@ -144,15 +146,21 @@ class Layers:
 
 
 def render(
-    identity: Identity, structure: Structure, background: str, *, size_px: int = 128, oversample: int = 2
+    identity: Identity,
+    structure: Structure,
+    background: str,
+    *,
+    size_px: int = 128,
+    oversample: int = 2,
+    lamp: tuple[float, float, float] = LAMP,
 ) -> Render:
-    """Draw a figure, anti-aliased by `oversample` squared rays a pixel.
+    """Draw a figure, anti-aliased by `oversample` squared rays a pixel; `lamp` points right, up and to the eye.
 
     The mask holds the pixels whose rays hit the figure at least half the time; part map, coordinates and depth are
     those of a pixel's first ray.
     """
     poses = Poses.of([structure])
-    solids, cameras = build_figure(identity, poses), Cameras.of(identity, poses)
+    solids, cameras = build_figure(identity, poses), Cameras.of(identity, poses, lamp)
     seen = _cast(solids, cameras, size_px * oversample)
     layers, local = _lay(identity, solids, cameras, seen, size_px, oversample)
     edge = size_px * oversample

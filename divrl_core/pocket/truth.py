@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from .pose_search import nearest_pose
 from .render import Render, render
 from .solids import Array
 
-CLEAN_PIXELS, CLEAN_OUTSIDE, CLEAN_FEATURES = 0.11, 0.06, 0.22
+CLEAN_PIXELS, CLEAN_OUTSIDE, CLEAN_FEATURES = 0.09, 0.035, 0.15
 LEAST_VISIBLE = 0.004  # of the frame: a limb of which less is seen has no say in the change of pose
 LIMBS = {
     "raise_left": ("arm.left", "hand.left", "wing.left"),
@@ -75,13 +76,10 @@ def truth_of(
     square or whose side is no multiple of 64.
     """
     shown = pictures.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    found, renders = [], []
-    for picture, identity, background, reference in zip(
-        shown, identities, backgrounds, references, strict=True
-    ):
-        structure = nearest_pose(picture, identity, background, starts=[reference]).structure
-        found.append(structure)
-        renders.append(render(identity, structure, background, size_px=picture.shape[0]))
+    jobs = list(zip(shown, identities, backgrounds, references, strict=True))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy works outside Python's lock
+        nearest = list(pool.map(lambda job: _nearest(*job), jobs))
+    found, renders = [structure for structure, _ in nearest], [drawn for _, drawn in nearest]
     features = feature_errors(pictures, renders, backbone)
     truths = []
     for number, (picture, drawn, structure) in enumerate(zip(shown, renders, found, strict=True)):
@@ -98,6 +96,13 @@ def truth_of(
             )
         )
     return truths
+
+
+def _nearest(
+    picture: Array, identity: Identity, background: str, reference: Structure
+) -> tuple[Structure, Render]:
+    structure = nearest_pose(picture, identity, background, starts=[reference]).structure
+    return structure, render(identity, structure, background, size_px=picture.shape[0])
 
 
 def pixel_errors(picture: Array, drawn: Render) -> tuple[float, float]:

@@ -152,7 +152,9 @@ def test_a_build_goes_on_from_a_pipeline_and_changes_what_it_trains_alone(
     tmp_path, small_world, vae, changed
 ):
     """With no step to make the weights come back as they were; with some, only the trained parts' files differ."""
-    untouched = run(tmp_path / "untouched", start_from="pocket", vae="keep", kontext=replace(KONTEXT, steps=0))
+    untouched = run(
+        tmp_path / "untouched", start_from="pocket", vae="keep", kontext=replace(KONTEXT, steps=0)
+    )
     trained = run(tmp_path / "trained", start_from="pocket", vae=vae)
     for file in sorted(path for path in POCKET_FOLDER.rglob("*") if path.is_file()):
         name = file.relative_to(POCKET_FOLDER)
