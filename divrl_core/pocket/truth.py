@@ -27,8 +27,8 @@ from .pose_search import nearest_pose
 from .render import Render, render
 from .solids import Array
 
-CLEAN_PIXELS, CLEAN_OUTSIDE, CLEAN_FEATURES = 0.09, 0.035, 0.15
-LEAST_VISIBLE = 0.004  # of the frame: a limb of which less is seen has no say in the change of pose
+CLEAN_PIXELS, CLEAN_OUTSIDE, CLEAN_FEATURES = 0.10, 0.07, 0.22
+LEAST_VISIBLE = 0.008  # of the frame: a limb of which less is seen has no say in the change of pose
 LIMBS = {
     "raise_left": ("arm.left", "hand.left", "wing.left"),
     "raise_right": ("arm.right", "hand.right", "wing.right"),

@@ -99,7 +99,7 @@ def test_the_background_changes_no_mask_and_no_pixel_well_inside_the_figure():
     first, other = render(identity, structure, "blue"), render(identity, structure, "yellow")
     assert np.array_equal(first.mask, other.mask)
     inside = first.mask
-    for axis in (0, 1, 0, 1):  # two pixels in from the edge, whose pixels mix with the floor
+    for axis in (0, 1) * 4:  # four pixels in from the edge: the pixel filter mixes three with the floor
         inside = inside & np.roll(inside, 1, axis) & np.roll(inside, -1, axis)
     assert inside.sum() > 1000
     assert np.array_equal(first.image[inside], other.image[inside])
@@ -165,10 +165,10 @@ def test_near_views_differ_little_and_other_views_much():
     for index in range(200):
         views = views_of(index, seed=1, held_out=False)
         angle = [view.structure.azimuth for view in views]
-        turns_near.append(abs((angle[0] - angle[1] + 180) % 360 - 180))
-        turns_far.append(abs((angle[0] - angle[2] + 180) % 360 - 180))
+        turns_near.append(abs(angle[0] - angle[1]))
+        turns_far.append(abs(angle[0] - angle[2]))
     assert max(turns_near) <= 8.0001
-    assert 70 < np.mean(turns_far) < 110  # 90 for two independent directions
+    assert 47 < np.mean(turns_far) < 60  # 53 for two independent views within 80 degrees of the face
 
 
 def test_a_shard_comes_back_as_it_was_drawn_and_other_versions_are_refused(tmp_path, monkeypatch):
