@@ -190,6 +190,7 @@ def test_other_poses_are_taught_before_the_rate_falls(tmp_path, small_world):
         ({"seed": 4}, "begun with seed=3"),
         ({"start_from": "pocket"}, "begun with start=None"),
         ({"kontext": replace(KONTEXT, steps=6)}, r"begun with transformer\.steps=4"),
+        ({"kontext": replace(KONTEXT, shards=9, steps=6, warmup_steps=7, lr=0.5)}, "and 1 more; go on"),
     ],
 )
 def test_a_folder_begun_otherwise_is_refused(tmp_path, small_world, settings, said):
