@@ -23,8 +23,9 @@ def pocket() -> None:
     "start_from",
     metavar="PIPELINE",
     absent="from scratch",
-    help='Train the transformer of this pocket pipeline further ("pocket": the embedded one, or a folder).',
+    help='Train this pocket pipeline further ("pocket": the embedded one, or a folder).',
 )
+@choice("--vae", "train", "keep", help="With --from: train its VAE too, or keep it.")
 @choice("--stage", "all", "vae", help="Where to stop: after the VAE, or at the end.")
 @number(
     "--minutes",
@@ -38,6 +39,7 @@ def pocket() -> None:
 def build(
     output: Path,
     start_from: str | None,
+    vae: Literal["train", "keep"],
     stage: Literal["all", "vae"],
     minutes: float | None,
     threads: int | None,
@@ -52,7 +54,13 @@ def build(
 
     with resumable(f"divrl-train pocket build --output {output}, and the options of before"):
         pipeline = build_pocket(
-            output, start_from=start_from, stage=stage, minutes=minutes, threads=threads, seed=seed
+            output,
+            start_from=start_from,
+            vae=vae,
+            stage=stage,
+            minutes=minutes,
+            threads=threads,
+            seed=seed,
         )
     if pipeline is not None:
         click.echo(f"wrote {pipeline}")

@@ -67,7 +67,7 @@ def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfi
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
         optim=OptimConfig(lr=1e-3, ema_decay=0.8),
-        run=_run(2 if quick else 6, 3, seed, threads, quick),
+        run=_run(2 if quick else 4, 2, seed, threads, quick),
     )
 
 
@@ -82,7 +82,7 @@ def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConf
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
         optim=OptimConfig(lr=5e-4, ema_decay=0.8),
-        run=_run(2 if quick else 10, 2, seed, threads, quick),
+        run=_run(2 if quick else 12, 6, seed, threads, quick),
     )
 
 
@@ -90,8 +90,8 @@ def evaluation_settings(*, seed: int, quick: bool) -> DemoEvaluation:
     """The demo's last evaluation."""
     return DemoEvaluation(
         seed=seed + 1_000_003,
-        references=3 if quick else 32,
-        pictures=6 if quick else 64,
+        references=3 if quick else 24,
+        pictures=6 if quick else 48,
         steps=6 if quick else 28,
         shown_references=2 if quick else 5,
         shown_pictures=2 if quick else 4,
@@ -125,7 +125,7 @@ def _run(updates: int, every: int, seed: int, threads: int | None, quick: bool) 
         sample_every_updates=updates,
         eval_every_updates=updates if quick else every,
         save_every_updates=updates if quick else every,
-        eval_images=4 if quick else 24,
+        eval_images=4 if quick else 16,
         eval_steps=6 if quick else 28,
         sample_steps=6 if quick else 28,
         sample_references=2 if quick else 4,

@@ -42,6 +42,10 @@ class VaeRecipe:
     report_every_steps: int = 50
 
 
+# Going on from a trained VAE: at full width, at a rate that does not throw away what it knows.
+CONTINUED_VAE = VaeRecipe(narrow_steps=0, wide_steps=1000, wide_lr=6e-4, latent_noise=0.08, figure_weight=4.0)
+
+
 class CropSource:
     """Random crops from the shards, a pure function of (seed, step)."""
 
@@ -163,24 +167,34 @@ def narrow_vae(*, seed: int) -> AutoencoderTiny:
 
 
 def train_vae(
-    shards_folder: Path, shards: int, work: Path, recipe: VaeRecipe, *, seed: int, progress: Progress
+    shards_folder: Path,
+    shards: int,
+    work: Path,
+    recipe: VaeRecipe,
+    *,
+    seed: int,
+    progress: Progress,
+    start_from: AutoencoderTiny | None = None,
 ) -> AutoencoderTiny:
-    """Train (or go on training) both phases; returns the moving average of the wide network."""
+    """Train (or go on training) both phases, or the wide one alone from `start_from`; returns the moving average."""
     source = CropSource(shards_folder, shards, recipe, seed=seed)
-    narrow = _phase(
-        narrow_vae(seed=seed),
-        source,
-        work / "vae-narrow",
-        recipe,
-        recipe.narrow_steps,
-        recipe.narrow_lr,
-        seed=seed,
-        progress=progress,
-    )
-    wide = build_vae(seed=seed)
-    widen(narrow, wide, seed=seed)
+    if start_from is None:
+        narrow = _phase(
+            narrow_vae(seed=seed),
+            source,
+            work / "vae-narrow",
+            recipe,
+            recipe.narrow_steps,
+            recipe.narrow_lr,
+            seed=seed,
+            progress=progress,
+        )
+        wide = build_vae(seed=seed)
+        widen(narrow, wide, seed=seed)
+    else:
+        wide = copy.deepcopy(start_from).float().train().requires_grad_(True)
     return _phase(
-        wide,
+        wide.to(memory_format=torch.channels_last),  # the faster layout on a CPU
         source,
         work / "vae-wide",
         recipe,

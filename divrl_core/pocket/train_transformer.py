@@ -1,6 +1,6 @@
-"""Train the pocket's FluxTransformer2DModel from scratch as a Kontext model that has the identity-diversity paradox.
+"""Train the pocket's FluxTransformer2DModel, from text to image or as a Kontext model that has the paradox of its kind.
 
-Most training pairs show the target within about 10 degrees of the reference, the rest in another pose of the world, so
+Most training pairs show the target within about 5 degrees of the reference, the rest in another stance of the world, so
 the model copies the reference's pose in most samples though it can show others.
 """
 
@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..flow.path import interpolate, velocity_target
 from ..models.pocket_parts import FluxTransformer2DModel, build_transformer
 from .optimizer import BlockOptimizer
-from .pairs import KontextRecipe, PairSource
+from .pairs import PairSource, TransformerRecipe
 from .state import load_state, save_state
 
 Progress = Callable[[str], None]
@@ -33,19 +33,25 @@ def position_ids(tokens: int, text_tokens: int) -> tuple[torch.Tensor, torch.Ten
     return torch.cat([target, reference]), torch.zeros(text_tokens, 3)
 
 
-def flow_loss(transformer: FluxTransformer2DModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean squared error of the velocity on the target's tokens, a sample each (B,)."""
+def flow_loss(
+    transformer: FluxTransformer2DModel, batch: dict[str, torch.Tensor], conditioning: str = "kontext"
+) -> torch.Tensor:
+    """Mean squared error of the velocity on the target's tokens, a sample each (B,).
+
+    `conditioning` "none" leaves the reference out: text to image.
+    """
     clean, noise, time = batch["clean"], batch["noise"], batch["time"]
     noisy = interpolate(clean, noise, time)
     image_ids, text_ids = position_ids(clean.shape[1], batch["embeds"].shape[1])
+    hidden = torch.cat([noisy, batch["reference"]], dim=1) if conditioning == "kontext" else noisy
     with sdpa_kernel(SDPBackend.MATH):  # the faster kernel at this size on a CPU
         output = transformer(
-            hidden_states=torch.cat([noisy, batch["reference"]], dim=1),
+            hidden_states=hidden,
             encoder_hidden_states=batch["embeds"],
             pooled_projections=batch["pooled"],
             timestep=time,
             guidance=batch["guidance"],
-            img_ids=image_ids,
+            img_ids=image_ids[: hidden.shape[1]],
             txt_ids=text_ids,
             return_dict=False,
         )[0]
@@ -53,18 +59,18 @@ def flow_loss(transformer: FluxTransformer2DModel, batch: dict[str, torch.Tensor
     return (error**2).mean((1, 2))
 
 
-def learning_rate(recipe: KontextRecipe, step: int) -> float:
+def learning_rate(recipe: TransformerRecipe, step: int) -> float:
     """Warm-up, level, and a straight line to nothing."""
     rise = min(1.0, (step + 1) / recipe.warmup_steps)
     fall = min(1.0, (recipe.steps - step) / recipe.decay_steps)
     return recipe.lr * rise * fall
 
 
-def train_kontext(
+def train_transformer(
     source: PairSource,
     held_out: PairSource,
     work: Path,
-    recipe: KontextRecipe,
+    recipe: TransformerRecipe,
     *,
     seed: int,
     progress: Progress,
@@ -75,13 +81,14 @@ def train_kontext(
     transformer.train().requires_grad_(True)
     average = copy.deepcopy(transformer).requires_grad_(False)
     optimizer = BlockOptimizer(transformer, recipe.lr)
-    done = load_state(work / "kontext", transformer, average, optimizer)
+    name = "kontext" if recipe.conditioning == "kontext" else "text_to_image"
+    done = load_state(work / name, transformer, average, optimizer)
     total = 0.0
     for step in range(done, recipe.steps):
         optimizer.set_rate(learning_rate(recipe, step))
-        loss = flow_loss(transformer, source.batch(step)).mean()
+        loss = flow_loss(transformer, source.batch(step), recipe.conditioning).mean()
         if not torch.isfinite(loss):
-            raise ValueError(f"pocket Kontext: loss is {loss.item()} at step {step}; lower the learning rate")
+            raise ValueError(f"pocket {name}: loss is {loss.item()} at step {step}; lower the learning rate")
         for parameter in transformer.parameters():
             parameter.grad = None
         loss.backward()
@@ -92,12 +99,25 @@ def train_kontext(
             torch._foreach_lerp_(list(average.parameters()), list(transformer.parameters()), 1 - share)
         total += loss.item()
         if (step + 1) % recipe.report_every_steps == 0:
-            progress(f"kontext step {step + 1}/{recipe.steps} loss {total / recipe.report_every_steps:.4f}")
+            progress(f"{name} step {step + 1}/{recipe.steps} loss {total / recipe.report_every_steps:.4f}")
             total = 0.0
         if (step + 1) % recipe.save_every_steps == 0 or step + 1 == recipe.steps:
-            save_state(work / "kontext", transformer, average, optimizer, step + 1)
+            save_state(work / name, transformer, average, optimizer, step + 1)
         if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
-            with torch.no_grad():
-                losses = [flow_loss(average, held_out.batch(number)).mean().item() for number in range(4)]
-            progress(f"kontext step {step + 1} held-out flow loss {sum(losses) / 4:.4f}")
+            near, other = held_out_losses(average, held_out, recipe.conditioning)
+            progress(f"{name} step {step + 1} held-out flow loss near {near:.4f}, other pose {other:.4f}")
     return average
+
+
+@torch.no_grad()
+def held_out_losses(
+    transformer: FluxTransformer2DModel, held_out: PairSource, conditioning: str
+) -> tuple[float, float]:
+    """The flow loss on held-out figures: targets near the reference's pose, and in another."""
+    losses, near = [], []
+    for number in range(4):
+        batch = held_out.batch(number)
+        losses.append(flow_loss(transformer, batch, conditioning))
+        near.append(batch["near"])
+    loss, is_near = torch.cat(losses), torch.cat(near)
+    return float(loss[is_near].mean()), float(loss[~is_near].mean())
