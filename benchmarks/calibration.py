@@ -15,7 +15,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from divrl_core.evaluation.calibrate import CalibrationRow, Grid, best_gate, calibrate, share_above
+from divrl_core.evaluation.calibrate import (
+    CalibrationRow,
+    Grid,
+    area_under_curve,
+    best_gate,
+    calibrate,
+    share_above,
+)
 from divrl_core.evaluation.calibration_cases import OTHER_SUBJECT, pocket_cases
 from divrl_core.models.features.lite0 import CALIBRATED, Lite0Backbone
 
@@ -32,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
 
-    backbone = Lite0Backbone.load(precision="bfloat16")
+    backbone = Lite0Backbone.load(precision="float32")
     cases = list(pocket_cases(arguments.cases, seed=arguments.seed))
     rows = []
     for size in arguments.sizes:
@@ -46,6 +53,8 @@ def main() -> None:
     print(f"\nCalibrated settings, {arguments.held_out} held-out figures:\n")
     print(label_table(chosen))
     aucs = ", ".join(f"{label} {auc:.3f}" for label, auc in chosen.aucs.items())
+    pattern = area_under_curve(chosen.scores["other view"], chosen.scores["other pattern"])
+    print(f"\nAUC of other view against other pattern {pattern:.3f}.")
     print(
         f"\nAUC of other view against {aucs}; mean {chosen.auc:.3f}. Best gate here {best_gate(chosen):.2f}."
     )

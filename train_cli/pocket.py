@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from .interruption import resumable
-from .options import choice, number, output_folder, seed_option, text, threads_option
+from .options import choice, flag, number, output_folder, seed_option, text, threads_option
 
 
 @click.group(short_help="The embedded small Kontext: train it from scratch.")
@@ -23,8 +23,9 @@ def pocket() -> None:
     "start_from",
     metavar="PIPELINE",
     absent="from scratch",
-    help='Train the transformer of this pocket pipeline further ("pocket": the embedded one, or a folder).',
+    help='Train this pocket pipeline further ("pocket": the embedded one, or a folder).',
 )
+@choice("--vae", "train", "keep", help="With --from: train its VAE too, or keep it.")
 @choice("--stage", "all", "vae", help="Where to stop: after the VAE, or at the end.")
 @number(
     "--minutes",
@@ -33,13 +34,23 @@ def pocket() -> None:
     absent="the recipe's end",
     help="Stop after so long; the same command goes on from there.",
 )
+@choice(
+    "--mixed-precision",
+    "no",
+    "bf16",
+    help="Products in float32, or in bfloat16: faster where the processor has them (avx512_bf16, AMX).",
+)
+@flag("--compile", help="torch.compile the transformer: needs a C++ compiler, faster steps.")
 @threads_option()
 @seed_option("Seed of weights, figures and order.")
 def build(
     output: Path,
     start_from: str | None,
+    vae: Literal["train", "keep"],
     stage: Literal["all", "vae"],
     minutes: float | None,
+    mixed_precision: Literal["no", "bf16"],
+    compile: bool,
     threads: int | None,
     seed: int,
 ) -> None:
@@ -52,7 +63,15 @@ def build(
 
     with resumable(f"divrl-train pocket build --output {output}, and the options of before"):
         pipeline = build_pocket(
-            output, start_from=start_from, stage=stage, minutes=minutes, threads=threads, seed=seed
+            output,
+            start_from=start_from,
+            vae=vae,
+            stage=stage,
+            minutes=minutes,
+            mixed_precision=mixed_precision,
+            compiled=compile,
+            threads=threads,
+            seed=seed,
         )
     if pipeline is not None:
         click.echo(f"wrote {pipeline}")

@@ -1,12 +1,18 @@
 """Pictures of known truth for calibrating a backbone: a reference of the pocket world and others, by label.
 
 - same: the same figure in the same structure, on another floor; what a perfect copy gives
-- near view: within about 10 degrees; what a model that copies its reference gives
+- near view: within about 5 degrees; what a model that copies its reference gives
 - other view: any other view and pose; what exploration should reach, and VSM should not punish
 - other palette: near view, the figure in other colours
 - hue turned: `same` with all hues turned by 90 to 270 degrees (white, grey and black do not change)
 - other subject: another body plan, anywhere
-- scrambled: `same` with its figure's blocks of an eighth of the side shuffled; no thresholds are chosen by it
+
+No thresholds are chosen by the rest:
+
+- scrambled: `same` with its figure's blocks of an eighth of the side shuffled
+- other pattern: near view, the body in another pattern of the same colours
+- displaced: `same` in another place of the frame
+- relit: `same` with the lamp on the other side
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from torch import Tensor
 
 from ..pocket.figures import (
     BACKGROUNDS,
+    PATTERNS,
     Identity,
     Structure,
     nearby_structure,
@@ -30,7 +37,9 @@ from ..pocket.render import Render, render
 
 SAME_SUBJECT = ("same", "near view", "other view")
 OTHER_SUBJECT = ("other palette", "hue turned", "other subject")
-LABELS = (*SAME_SUBJECT, *OTHER_SUBJECT, "scrambled")
+MEASURED_ONLY = ("scrambled", "other pattern", "displaced", "relit")
+LABELS = (*SAME_SUBJECT, *OTHER_SUBJECT, *MEASURED_ONLY)
+RELIT = (-0.55, 0.70, 0.45)
 BLOCKS_A_SIDE = 8
 
 
@@ -62,7 +71,10 @@ def _case(rng: np.random.Generator, held_out: bool) -> CalibrationCase:
         "other palette": _drawn(_repainted(rng, identity), nearby_structure(rng, structure), other_floor),
         "hue turned": turn_hue(_tensor(same.image), float(rng.uniform(0.25, 0.75))),
         "other subject": _drawn(_other_plan(rng, identity, held_out), sample_structure(rng), other_floor),
-        "scrambled": _scrambled(rng, same),
+        "scrambled": scrambled(rng, same),
+        "other pattern": _drawn(_repatterned(rng, identity), nearby_structure(rng, structure), other_floor),
+        "displaced": _drawn(identity, _displaced(rng, structure), other_floor),
+        "relit": _tensor(render(identity, structure, other_floor, lamp=RELIT).image),
     }
     return CalibrationCase(
         reference=_tensor(reference.image), mask=torch.from_numpy(reference.mask), others=others
@@ -94,13 +106,29 @@ def _repainted(rng: np.random.Generator, identity: Identity) -> Identity:
             return replace(identity, primary=paint.primary, secondary=paint.secondary, accent=paint.accent)
 
 
+def _repatterned(rng: np.random.Generator, identity: Identity) -> Identity:
+    others = [pattern for pattern in PATTERNS if pattern != identity.pattern]
+    return replace(identity, pattern=others[rng.integers(len(others))])
+
+
+def _displaced(rng: np.random.Generator, structure: Structure) -> Structure:
+    """Moved by .06 to .1 of the frame to one side, and by half of that down or up."""
+    across, down = (
+        rng.uniform(0.06, 0.10) * rng.choice([-1, 1]),
+        rng.uniform(0.03, 0.05) * rng.choice([-1, 1]),
+    )
+    return replace(
+        structure, shift_x=structure.shift_x + float(across), shift_y=structure.shift_y + float(down)
+    )
+
+
 def _other_plan(rng: np.random.Generator, identity: Identity, held_out: bool) -> Identity:
     while (other := sample_identity(rng, held_out=held_out)).plan == identity.plan:
         pass
     return other
 
 
-def _scrambled(rng: np.random.Generator, drawn: Render) -> Tensor:
+def scrambled(rng: np.random.Generator, drawn: Render) -> Tensor:
     """The blocks that hold figure in other places of the figure."""
     side = drawn.mask.shape[0] // BLOCKS_A_SIDE
     blocks = drawn.mask.reshape(BLOCKS_A_SIDE, side, BLOCKS_A_SIDE, side).any(axis=(1, 3))

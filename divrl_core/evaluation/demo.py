@@ -28,9 +28,16 @@ from ..training.grpo_loop import train
 from .comparison import sheet_of, write_comparisons, write_sheet
 from .demo_pictures import DemoModels, gather_comparisons
 from .demo_settings import DemoPlan, demo_plan
-from .paired import MEASURES, paired_differences
+from .paired import paired_differences
 from .report import write_report
-from .results import MODEL_NAMES, ModelResult, compare, consistency_cutoff, results_of_demo
+from .results import (
+    MODEL_NAMES,
+    ModelResult,
+    compare,
+    consistency_cutoff,
+    measures_of,
+    results_of_demo,
+)
 from .runs import is_run_folder, read_json, read_rows
 from .words import claims, headline, with_error
 
@@ -121,7 +128,7 @@ def summary_of(results: Sequence[ModelResult]) -> dict[str, Any]:
                 "se": result.row.get(f"{measure}_se"),
                 "n": result.count(measure),
             }
-            for measure in MEASURES
+            for measure in measures_of(results)
         }
         summary[result.name] = measures | {"n": int(result.row["n"])}
     by_name = {result.name: result for result in results}

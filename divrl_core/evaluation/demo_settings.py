@@ -66,23 +66,25 @@ def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfi
         reward=RewardConfig(kind="nssm"),
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
-        optim=OptimConfig(lr=1e-3, ema_decay=0.8),
+        optim=OptimConfig(lr=7e-4, ema_decay=0.8),
         run=_run(2 if quick else 6, 3, seed, threads, quick),
     )
 
 
 def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfig:
-    """Stage 2 of the demo."""
+    """Stage 2 of the demo. The gate lies just below the base's own VSM (.99). True pictures of a figure in another
+    stance have .86 (docs/pocket.md): there the penalty takes all that their nSSM gives, and from .87 up they gain.
+    """
     return TrainConfig.suppress(
         init_lora="explore",
         model=_MODEL,
         lora=LoraConfig(rank=16),
         data=_data(quick),
-        reward=RewardConfig(kind="gated", gate=0.85, penalty_weight=20.0),
+        reward=RewardConfig(kind="gated", gate=0.97, penalty_weight=40.0),
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
         optim=OptimConfig(lr=5e-4, ema_decay=0.8),
-        run=_run(2 if quick else 10, 2, seed, threads, quick),
+        run=_run(2 if quick else 8, 8, seed, threads, quick),
     )
 
 
@@ -90,8 +92,8 @@ def evaluation_settings(*, seed: int, quick: bool) -> DemoEvaluation:
     """The demo's last evaluation."""
     return DemoEvaluation(
         seed=seed + 1_000_003,
-        references=3 if quick else 32,
-        pictures=6 if quick else 64,
+        references=3 if quick else 24,
+        pictures=6 if quick else 48,
         steps=6 if quick else 28,
         shown_references=2 if quick else 5,
         shown_pictures=2 if quick else 4,
@@ -100,11 +102,9 @@ def evaluation_settings(*, seed: int, quick: bool) -> DemoEvaluation:
 
 _MODEL = ModelConfig(path="pocket", gradient_checkpointing=False)
 
-# CPS keeps the noise level of the path: Flow-SDE at its usual .8 takes the pocket's pictures apart before any training
-# (docs/pocket.md). Noise in the first three steps alone, where the layout is settled.
-_ROLLOUT = RolloutConfig(
-    solver="cps", noise_level=0.6, stochastic_steps=(0, 1, 2), trained_steps_per_update=2
-)
+# Noise in the first two steps alone, where the pose is decided: later noise takes the pocket's pictures apart, and CPS
+# lets them hardly differ within a group (docs/pocket.md).
+_ROLLOUT = RolloutConfig(solver="flow_sde", noise_level=0.8, stochastic_steps=(0, 1))
 
 
 def _data(quick: bool) -> DataConfig:
@@ -125,7 +125,7 @@ def _run(updates: int, every: int, seed: int, threads: int | None, quick: bool) 
         sample_every_updates=updates,
         eval_every_updates=updates if quick else every,
         save_every_updates=updates if quick else every,
-        eval_images=4 if quick else 24,
+        eval_images=4 if quick else 16,
         eval_steps=6 if quick else 28,
         sample_steps=6 if quick else 28,
         sample_references=2 if quick else 4,

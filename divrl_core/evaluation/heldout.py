@@ -8,6 +8,12 @@ be compared picture by picture. Four measures (METHOD.md, section 4), each with 
 - consistency_ratio: share of pictures with VSM above the backbone's cut-off.
 - diversity_over_consistency: mean nSSM over those pictures alone.
 
+Where the world is known (the pocket's), three more say what is true, and no reward sees them:
+
+- clean_share: share of pictures that are whole pictures of their figure.
+- pose_change_deg: over the clean ones, how far view and joints have truly moved from the reference's.
+- identity_error: mean distance to the nearest true picture of the figure.
+
 The row of an evaluation also holds `selection`, what the best LoRA is chosen by (see `selection_score`).
 
 Pictures of one reference resemble each other, so standard errors take references, not pictures, as independent:
@@ -26,10 +32,10 @@ from typing import Any
 from ..config import RewardConfig
 from ..training.encoded_pairs import EncodedPairs
 from ..training.policy import Policy
-from ..training.references import PromptPair, ReferenceSet
+from ..training.references import PromptPair, ReferenceSet, known_world
 from ..training.rewarding import Rewarder
 from .generate import PictureJob, generate
-from .paired import MEASURES, Difference, paired_differences
+from .paired import TRUTHS, Difference, paired_differences
 
 STREAM = "heldout"
 
@@ -43,6 +49,9 @@ class SampleScore:
     sample: int
     nssm: float
     vsm: float
+    clean: float = math.nan  # 1 or 0; NaN where the world is not known
+    identity_error: float = math.nan
+    pose_change_deg: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +64,7 @@ class HeldOut:
 
     def as_json(self) -> dict[str, Any]:
         """The content of heldout/update-NNNNNN.json."""
-        samples = [asdict(sample) for sample in self.samples]
+        samples = [sample_row(sample) for sample in self.samples]
         return {"settings": dict(self.settings), "summary": dict(self.summary), "samples": samples}
 
 
@@ -79,10 +88,22 @@ def evaluate(
     """
     jobs = heldout_jobs(references.pairs, images, seed=seed)
     samples: list[SampleScore] = []
+    world = known_world(references)
     for batch, pictures in generate(
         policy, encoded, jobs, steps=steps, batch_size=batch_size, on_progress=on_progress
     ):
         scores = rewarder.scores_each(pictures, references, [job.pair.reference_id for job in batch])
+        truths: list[dict[str, float]] = [{}] * len(batch)
+        if world is not None:
+            found = world.truths(pictures, [job.pair for job in batch], rewarder.backbone)
+            truths = [
+                {
+                    "clean": float(one.is_clean),
+                    "identity_error": one.identity_error,
+                    "pose_change_deg": one.pose_change_deg,
+                }
+                for one in found
+            ]
         samples += [
             SampleScore(
                 reference_id=job.pair.reference_id,
@@ -90,8 +111,11 @@ def evaluate(
                 sample=job.sample,
                 nssm=nssm,
                 vsm=vsm,
+                **truth,
             )
-            for job, nssm, vsm in zip(batch, scores.nssm.tolist(), scores.vsm.tolist(), strict=True)
+            for job, nssm, vsm, truth in zip(
+                batch, scores.nssm.tolist(), scores.vsm.tolist(), truths, strict=True
+            )
         ]
     head = {"kind": "heldout", "stage": stage, "update": update, "steps": steps}
     cutoff = rewarder.consistency_cutoff
@@ -150,8 +174,17 @@ def summarise(samples: Sequence[SampleScore], *, consistency_cutoff: float) -> d
         "consistency_ratio": [(sample.reference_id, is_consistent(sample)) for sample in with_vsm],
         "diversity_over_consistency": [(sample.reference_id, sample.nssm) for sample in consistent],
     }
-    for name in MEASURES:
-        summary[name], summary[f"{name}_se"] = clustered_mean(values[name])
+    judged = [sample for sample in samples if not math.isnan(sample.clean)]
+    clean = [sample for sample in judged if sample.clean]
+    if judged:
+        values |= {
+            "clean_share": [(sample.reference_id, sample.clean) for sample in judged],
+            "pose_change_deg": [(sample.reference_id, sample.pose_change_deg) for sample in clean],
+            "identity_error": [(sample.reference_id, sample.identity_error) for sample in judged],
+        }
+        summary["n_clean"] = len(clean)
+    for name, rows in values.items():
+        summary[name], summary[f"{name}_se"] = clustered_mean(rows)
     return summary | {"n_consistent": len(consistent)}
 
 
@@ -224,8 +257,14 @@ def paired_difference(before: HeldOut, after: HeldOut) -> dict[str, Difference]:
         raise ValueError(
             f"paired_difference: both evaluations need one consistency cut-off, got {cutoffs[0]:g} and {cutoffs[1]:g}"
         )
-    rows = [[asdict(sample) for sample in side.samples] for side in (before, after)]
+    rows = [[sample_row(sample) for sample in side.samples] for side in (before, after)]
     return paired_differences(rows[0], rows[1], consistency_cutoff=cutoffs[0])
+
+
+def sample_row(sample: SampleScore) -> dict[str, Any]:
+    """A picture's scores by name; what is true of it only where that is known."""
+    row = asdict(sample)
+    return row if not math.isnan(sample.clean) else {name: row[name] for name in row if name not in TRUTHS}
 
 
 def _selection_value(reward: RewardConfig, sample: SampleScore, consistency_cutoff: float) -> float:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MEASURES = ("nssm", "vsm", "consistency_ratio", "diversity_over_consistency")
+TRUE_MEASURES = ("clean_share", "pose_change_deg", "identity_error")  # where the world is known
+TRUTHS = ("clean", "identity_error", "pose_change_deg")  # the values of a sample behind them
 
 LEAST_DIFFERENCE = 0.0005  # what would be printed as .000 is no movement, however steady
 
@@ -61,6 +63,13 @@ def paired_differences(
         "nssm": _difference(with_nssm, _mean_change(lambda sample: sample["nssm"])),
         "vsm": _difference(with_vsm, _mean_change(lambda sample: sample["vsm"])),
     }
+    judged = [pair for pair in pairs if _both_defined(pair, "clean")]
+    if judged:
+        differences |= {
+            "clean_share": _difference(judged, _mean_change(lambda sample: sample["clean"])),
+            "pose_change_deg": _difference(judged, _change_in_pose, n=_fewer_clean(judged)),
+            "identity_error": _difference(judged, _mean_change(lambda sample: sample["identity_error"])),
+        }
     if consistency_cutoff is None:
         return differences
     cutoff = consistency_cutoff
@@ -83,6 +92,18 @@ def paired_differences(
             with_both, change_in_diversity, n=int(min(counts, default=0))
         ),
     }
+
+
+def _change_in_pose(pairs: Sequence[Pair]) -> float:
+    """The mean change of pose over each side's clean pictures, after minus before."""
+    before, after = (
+        _mean([pair[side]["pose_change_deg"] for pair in pairs if pair[side]["clean"]]) for side in (0, 1)
+    )
+    return after - before
+
+
+def _fewer_clean(pairs: Sequence[Pair]) -> int:
+    return min(sum(bool(pair[side]["clean"]) for pair in pairs) for side in (0, 1))
 
 
 def matched_pairs(before: Sequence[Sample], after: Sequence[Sample]) -> list[Pair]:

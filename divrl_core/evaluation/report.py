@@ -23,12 +23,19 @@ from ..settings import list_settings
 from ..training.files import write_atomic_text
 from .comparison import read_comparisons
 from .curves import StageCurve, metric_chart
-from .paired import MEASURES, is_defined
+from .paired import is_defined
 from .plane import Cloud, PlanePoint, cloud_chart, plane_chart
-from .results import ModelResult, compare, consistency_cutoff, results_of_demo, results_of_runs
+from .results import (
+    ModelResult,
+    compare,
+    consistency_cutoff,
+    measures_of,
+    results_of_demo,
+    results_of_runs,
+)
 from .runs import RunRecord, find_parent, is_demo_folder, read_run, setting_of
 from .sheets import short_number
-from .words import NAMES, claims, duration, findings, headline, number, signed, with_error
+from .words import DIGITS, NAMES, claims, duration, findings, headline, number, signed, with_error
 
 NOTHING = "\u2013"
 CURVES = {
@@ -94,7 +101,8 @@ def _context(
         "results": results,
         "claims": claims(differences),
         "differences": differences,
-        "measures": MEASURES,
+        "measures": measures_of(results),
+        "digits": DIGITS,
         "names": NAMES,
         "cutoff": cutoff,
         "judge": _judge(results),

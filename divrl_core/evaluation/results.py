@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .paired import Difference, Sample, is_defined, paired_differences
+from .paired import MEASURES, TRUE_MEASURES, Difference, Sample, is_defined, paired_differences
 from .runs import RunRecord, read_json
 
 MODEL_NAMES = ("base", "explore", "suppress")
@@ -33,10 +33,24 @@ class ModelResult:
         """How many pictures a measure rests on."""
         if measure == "diversity_over_consistency":
             return int(self.row.get("n_consistent") or 0)
-        score = {"nssm": "nssm", "vsm": "vsm", "consistency_ratio": "vsm"}[measure]
+        if measure == "pose_change_deg":
+            return int(self.row.get("n_clean") or 0)
+        score = {
+            "nssm": "nssm",
+            "vsm": "vsm",
+            "consistency_ratio": "vsm",
+            "clean_share": "clean",
+            "identity_error": "identity_error",
+        }[measure]
         if self.samples:
             return sum(is_defined(sample.get(score)) for sample in self.samples)
         return int(self.row.get("n") or 0) - int(self.row.get("undefined") or 0)
+
+
+def measures_of(results: Sequence[ModelResult]) -> tuple[str, ...]:
+    """The measures that these results have: the four of every run, and the true ones where the world is known."""
+    known = any(result.row.get("clean_share") is not None for result in results)
+    return MEASURES + TRUE_MEASURES if known else MEASURES
 
 
 def results_of_demo(folder: Path) -> list[ModelResult]:

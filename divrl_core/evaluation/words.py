@@ -21,7 +21,11 @@ NAMES = {
     "vsm": "VSM",
     "consistency_ratio": "consistency ratio",
     "diversity_over_consistency": "diversity over consistency",
+    "clean_share": "whole pictures of the figure, share",
+    "pose_change_deg": "true change of pose, degrees",
+    "identity_error": "true identity error",
 }
+DIGITS = {"pose_change_deg": 1}  # after the point; 3 elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""Build the pocket Kontext from nothing: draw the world, train the VAE, train the transformer, write the pipeline.
+"""Build the pocket Kontext from nothing: draw the world, train the VAE and the transformer, write the pipeline.
 
-Every phase keeps its state in the work folder; killed at any moment, the same call goes on from there. Or begin with
-a finished pipeline: its VAE and text side stay as they are, and its transformer is trained further.
+The transformer learns to draw without a reference first (text to image, half the cost a step), then beside one. Every
+phase keeps its state in the work folder; killed at any moment, the same call goes on from there. Or begin with
+a finished pipeline: its text side stays as it is, its transformer is trained further, and its VAE before it if asked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,23 +24,48 @@ from ..models.kontext import KontextAdapter
 from ..models.pocket_parts import AutoencoderTiny, FluxTransformer2DModel, build_pipeline
 from ..training.files import json_ready, write_atomic_json
 from .pairs import (
-    CONTINUED,
-    KontextRecipe,
+    GUIDANCE,
+    KONTEXT,
+    TEXT_TO_IMAGE,
     PairSource,
     TextTable,
+    TransformerRecipe,
     all_captions,
     encode_captions,
     encode_shard,
     text_table,
 )
-from .train_kontext import Progress, train_kontext
-from .train_vae import VaeRecipe, round_trip_psnr, train_vae
-from .world import Shard, load_shard, render_split, shard_path
+from .train_transformer import Progress, train_transformer
+from .train_vae import CONTINUED_VAE, VaeRecipe, round_trip_psnr, train_vae
+from .world import load_shard, render_split, shard_path
 
 logger = logging.getLogger("divrl")
 
 HELD_OUT_SHARDS = 1
-VAE_SHARDS = 28
+TEXT_TO_IMAGE_PART = "transformer_text_to_image"  # a folder beside the pipeline's own transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRecipe:
+    """How every part is trained."""
+
+    vae: VaeRecipe = VaeRecipe()
+    text_to_image: TransformerRecipe = TEXT_TO_IMAGE
+    kontext: TransformerRecipe = KONTEXT
+    guidance: TransformerRecipe = GUIDANCE
+
+    @property
+    def transformers(self) -> tuple[TransformerRecipe, ...]:
+        """The transformer's phases, in their order."""
+        return (self.text_to_image, self.kontext, self.guidance)
+
+    def with_speed(self, mixed_precision: Literal["no", "bf16"], compiled: bool) -> BuildRecipe:
+        """The same with products in bfloat16, or compiled."""
+        vae = replace(self.vae, mixed_precision=mixed_precision)
+        phases = [
+            replace(recipe, mixed_precision=mixed_precision, compile=compiled) for recipe in self.transformers
+        ]
+        return BuildRecipe(vae=vae, text_to_image=phases[0], kontext=phases[1], guidance=phases[2])
 
 
 class OutOfTime(Exception):
@@ -50,31 +76,41 @@ def build(
     output: Path,
     *,
     start_from: str | None = None,
+    vae: Literal["train", "keep"] = "train",
     stage: Literal["all", "vae"] = "all",
     minutes: float | None = None,
     threads: int | None = None,
     seed: int = 0,
-    vae_recipe: VaeRecipe | None = None,
-    kontext_recipe: KontextRecipe | None = None,
-    vae_shards: int = VAE_SHARDS,
+    recipe: BuildRecipe | None = None,
+    mixed_precision: Literal["no", "bf16"] = "no",
+    compiled: bool = False,
     report: Progress = logger.info,
 ) -> Path | None:
     """Run the stages that are not finished; returns the pipeline's folder once it is whole.
 
     `start_from` is a pocket pipeline ("pocket" or a folder) to go on from. `minutes` stops between two steps; None runs
-    to the recipe's end. `report` is told what was done, and may itself raise OutOfTime.
+    to the recipe's end. `mixed_precision` and `compiled` buy speed and belong to the recipe, for they round otherwise.
+    `report` is told what was done, and may itself raise OutOfTime.
 
     Raises ValueError when `output` was begun with another seed, start or recipe, or `start_from` is no pocket pipeline.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    start = None if start_from is None else _open_start(start_from, stage)
-    vae_recipe = vae_recipe or VaeRecipe()
-    kontext_recipe = kontext_recipe or (KontextRecipe() if start is None else CONTINUED)
+    start = None if start_from is None else _open_start(start_from)
+    if vae == "keep" and (start is None or stage == "vae"):
+        raise ValueError(
+            "--vae keep needs --from PIPELINE to keep the VAE of, and --stage all to train the rest with it"
+        )
+    recipe = recipe or BuildRecipe(vae=VaeRecipe() if start is None else CONTINUED_VAE)
+    recipe = recipe.with_speed(mixed_precision, compiled)
+    number_of_shards = max(phase.shards for phase in recipe.transformers)
     work, shards = output / "work", output / "shards"
     work.mkdir(parents=True, exist_ok=True)
-    asked = {"seed": seed, "start": None if start is None else _hash_of(start)}
-    _open(work / "begun.json", asked | _named("vae", vae_recipe) | _named("transformer", kontext_recipe))
+    asked = {"seed": seed, "start": None if start is None else _hash_of(start), "vae": vae}
+    asked |= _named("vae", recipe.vae)
+    for phase in recipe.transformers:
+        asked |= _named(phase.phase, phase)
+    _open(work / "begun.json", asked)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
     def progress(message: str) -> None:
@@ -83,31 +119,33 @@ def build(
             raise OutOfTime
 
     try:
-        for path in render_split(
-            shards, max(kontext_recipe.shards, vae_shards if start is None else 0), seed=seed
-        ):
+        for path in render_split(shards, number_of_shards, seed=seed):
             progress(f"drawn {path.name}")
         for path in render_split(shards, HELD_OUT_SHARDS, seed=seed, held_out=True):
             progress(f"drawn {path.name}")
-        if start is None:
-            vae = train_vae(shards, vae_shards, work, vae_recipe, seed=seed, progress=progress)
-        else:
-            vae = cast(AutoencoderTiny, start.vae)
+        coder = None if start is None else cast(AutoencoderTiny, start.vae)
+        if vae == "train":
+            coder = train_vae(
+                shards,
+                number_of_shards,
+                work,
+                recipe.vae,
+                seed=seed,
+                progress=progress,
+                start_from=coder,
+            )
+        assert coder is not None  # kept of a start, or trained just now
         if stage == "vae":
             return None
-        transformer = _transformer(vae, start, shards, work, kontext_recipe, seed=seed, progress=progress)
+        models = _transformers(coder, start, shards, work, recipe, seed=seed, progress=progress)
     except OutOfTime:
         logger.info("time is over; the same command goes on from here")
         return None
-    return write_pipeline(vae, transformer, start, output / "pipeline", shards, seed=seed)
+    return write_pipeline(coder, models, start, output / "pipeline", shards, seed=seed)
 
 
-def _open_start(path: str, stage: str) -> KontextAdapter:
+def _open_start(path: str) -> KontextAdapter:
     """The pipeline to go on from, checked before anything is written."""
-    if stage != "all":
-        raise ValueError(
-            f"--stage {stage} trains a VAE, but that of --from {path} is kept; leave one of them out"
-        )
     start = KontextAdapter.load(path)
     if start.folder.classes["vae"] != "AutoencoderTiny":
         raise ValueError(
@@ -116,7 +154,7 @@ def _open_start(path: str, stage: str) -> KontextAdapter:
     return start
 
 
-def _named(part: str, recipe: VaeRecipe | KontextRecipe) -> dict[str, Any]:
+def _named(part: str, recipe: VaeRecipe | TransformerRecipe) -> dict[str, Any]:
     """A recipe's values by dotted names, as JSON gives them back."""
     values: dict[str, Any] = json_ready(asdict(recipe))
     return {f"{part}.{name}": value for name, value in values.items()}
@@ -145,35 +183,75 @@ def _hash_of(start: KontextAdapter) -> str:
     return digest.hexdigest()
 
 
-def _transformer(
+@dataclass(frozen=True)
+class Transformers:
+    """What the transformer's phases leave: the Kontext model, and the text-to-image model that guided it."""
+
+    kontext: FluxTransformer2DModel
+    text_to_image: FluxTransformer2DModel
+
+
+def _transformers(
     vae: AutoencoderTiny,
     start: KontextAdapter | None,
     shards: Path,
     work: Path,
-    recipe: KontextRecipe,
+    recipe: BuildRecipe,
     *,
     seed: int,
     progress: Progress,
-) -> FluxTransformer2DModel:
-    """Encode every shard once, then train."""
+) -> Transformers:
+    """Encode every shard once, then train phase by phase.
+
+    Text to image begins from scratch or from the start's own, Kontext from the start's transformer, or from text to
+    image where there is no start.
+    """
     coder = (
         vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     )  # the faster layout on a CPU
     text = captions_of(start, seed=seed)
-    sources = []
-    for held_out, number_of_shards in ((False, recipe.shards), (True, HELD_OUT_SHARDS)):
+    splits = {}
+    number_of_shards = max(phase.shards for phase in recipe.transformers)
+    for held_out, shard_count in ((False, number_of_shards), (True, HELD_OUT_SHARDS)):
         latents, prompts = [], []
-        for number in range(number_of_shards):
+        for number in range(shard_count):
             path = shard_path(shards, number, held_out=held_out)
             latents.append(encode_shard(coder, path, work / f"latents-{path.stem}.safetensors"))
             prompts.extend(load_shard(path).prompts)
             progress(f"encoded {path.stem}")
-        sources.append(PairSource(torch.cat(latents), prompts, text, recipe, seed))
-    train, held_out_pairs = sources
-    started = None if start is None else cast(FluxTransformer2DModel, start.transformer)
-    return train_kontext(
-        train, held_out_pairs, work, recipe, seed=seed, progress=progress, start_from=started
-    )
+        splits[held_out] = (torch.cat(latents), prompts)
+
+    def train(
+        phase: TransformerRecipe,
+        begin: FluxTransformer2DModel | None,
+        guide: FluxTransformer2DModel | None = None,
+    ) -> FluxTransformer2DModel:
+        pairs, held_out_pairs = (
+            PairSource(*splits[held_out], text, phase, seed) for held_out in (False, True)
+        )
+        return train_transformer(
+            pairs,
+            held_out_pairs,
+            work,
+            phase,
+            seed=seed,
+            progress=progress,
+            start_from=begin,
+            text_to_image=guide,
+        )
+
+    begin = None if start is None else cast(FluxTransformer2DModel, start.transformer)
+    text_to_image = train(recipe.text_to_image, begin if start is None else _text_to_image_of(start))
+    kontext = train(recipe.kontext, text_to_image if begin is None else begin)
+    return Transformers(train(recipe.guidance, kontext, text_to_image), text_to_image)
+
+
+def _text_to_image_of(start: KontextAdapter) -> FluxTransformer2DModel:
+    """The start's text-to-image transformer; its Kontext transformer where it has none."""
+    part = start.folder.path / TEXT_TO_IMAGE_PART
+    if not part.is_dir():
+        return cast(FluxTransformer2DModel, start.transformer)
+    return FluxTransformer2DModel.from_pretrained(part, torch_dtype=torch.float32)
 
 
 def captions_of(start: KontextAdapter | None, *, seed: int) -> TextTable:
@@ -187,7 +265,7 @@ def captions_of(start: KontextAdapter | None, *, seed: int) -> TextTable:
 
 def write_pipeline(
     vae: AutoencoderTiny,
-    transformer: FluxTransformer2DModel,
+    models: Transformers,
     start: KontextAdapter | None,
     folder: Path,
     shards: Path,
@@ -196,37 +274,38 @@ def write_pipeline(
 ) -> Path:
     """Write a diffusers folder whole or not at all: transformer in bfloat16, VAE in float16, text side in float16.
 
-    Of a pipeline gone on from, every other file is copied as it is.
+    Of a pipeline gone on from, the text side and every configuration are copied as they are.
     """
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    transformer.to(torch.bfloat16)
+    held_out = load_shard(shard_path(shards, 0, held_out=True))
+    psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
+    logger.info("VAE %.1f dB, on the figure %.1f dB", psnr, figure_psnr)
+    facts: dict[str, Any] = {"image_size_px": held_out.images.shape[2], "seed": seed}  # of the text side
+    models.kontext.to(torch.bfloat16)
+    models.text_to_image.to(torch.bfloat16)
     if start is None:
-        _write_all(vae, transformer, fresh, load_shard(shard_path(shards, 0, held_out=True)), seed=seed)
+        pipeline = build_pipeline(vae.half(), models.kontext, all_captions(), seed=seed)
+        pipeline.text_encoder.half()
+        pipeline.text_encoder_2.half()
+        pipeline.save_pretrained(fresh, safe_serialization=True)
+        shutil.copytree(fresh / "transformer", fresh / TEXT_TO_IMAGE_PART)
     else:
         shutil.copytree(start.folder.path, fresh)
-        weights = {name: tensor.contiguous() for name, tensor in transformer.state_dict().items()}
-        (file,) = (fresh / "transformer").glob("*.safetensors")
-        save_file(weights, file, metadata={"format": "pt"})
+        facts = json.loads((fresh / "divrl.json").read_text())
+        shutil.copytree(fresh / "transformer", fresh / TEXT_TO_IMAGE_PART, dirs_exist_ok=True)
+        _replace_weights(fresh / "transformer", models.kontext)
+        _replace_weights(fresh / "vae", vae.half())
+    _replace_weights(fresh / TEXT_TO_IMAGE_PART, models.text_to_image)
+    facts |= {"vae_psnr_db": round(psnr, 2), "vae_figure_psnr_db": round(figure_psnr, 2)}
+    (fresh / "divrl.json").write_text(json.dumps(facts, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(fresh, folder)
     return folder
 
 
-def _write_all(
-    vae: AutoencoderTiny, transformer: FluxTransformer2DModel, folder: Path, held_out: Shard, *, seed: int
-) -> None:
-    """A pipeline made from nothing, with what is known of it in divrl.json."""
-    psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
-    pipeline = build_pipeline(vae.half(), transformer, all_captions(), seed=seed)
-    pipeline.text_encoder.half()
-    pipeline.text_encoder_2.half()
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    facts = {
-        "image_size_px": held_out.images.shape[2],
-        "seed": seed,
-        "vae_psnr_db": round(psnr, 2),
-        "vae_figure_psnr_db": round(figure_psnr, 2),
-    }
-    (folder / "divrl.json").write_text(json.dumps(facts, indent=2) + "\n")
-    logger.info("VAE %.1f dB, on the figure %.1f dB", psnr, figure_psnr)
+def _replace_weights(part: Path, module: torch.nn.Module) -> None:
+    """Write a module's weights over those of a diffusers part; its configuration stays as it is."""
+    (file,) = part.glob("*.safetensors")
+    weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    save_file(weights, file, metadata={"format": "pt"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,29 +18,53 @@ from .world import VIEWS, load_shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class KontextRecipe:
+class TransformerRecipe:
     """How the pocket's transformer is trained."""
 
-    shards: int = 28  # of 64 identities, four pictures each
-    steps: int = 2000
-    decay_steps: int = 600  # the learning rate is level, then falls in a line to nothing over these
-    warmup_steps: int = 100
+    conditioning: Literal["kontext", "none"] = "kontext"  # "none": text to image
+    shards: int = 51  # of 64 identities, four pictures each
+    steps: int
+    decay_steps: int  # the learning rate is level, then falls in a line to nothing over these
+    warmup_steps: int = 50
     batch_size: int = 64
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     average_decay: float = 0.998
-    near_share: float = 0.75  # of pairs whose target stands as the reference does, while the rate falls
-    early_near_share: float = 0.75  # the same before the rate falls: less of it teaches other poses first
-    guidance_range: tuple[float, float] = (
-        1.0,
-        5.0,
-    )  # drawn at random: the pocket's answer does not depend on it
+    near_share: float = 0.8  # of pairs whose target stands as the reference does, above `near_above_time`
+    # Whether to copy is decided in the noise. Below this time a noisy picture shows its own pose, and the share only
+    # says which pictures are learned to be drawn well: there it is `near_share_below`.
+    near_above_time: float = 0.7
+    near_share_below: float = 0.25
+    time_mean: float = 0.2  # of the logit-normal times; more of it leans to noise, where a pose is chosen
+    guidance_range: tuple[float, float] = (1.0, 5.0)  # embedded; means nothing until it is distilled
+    guidance_below_time: float | None = (
+        None  # distil guidance: learn from the guided teacher, guided below this
+    )
+    mixed_precision: Literal["no", "bf16"] = "no"  # "bf16": products in bfloat16, weights in float32
+    compile: bool = False  # torch.compile: a minute at the start, then faster steps
     save_every_steps: int = 100
     report_every_steps: int = 50
 
+    @property
+    def phase(self) -> str:
+        """The phase of a build that this recipe is for."""
+        if self.conditioning == "none":
+            return "text_to_image"
+        return "kontext" if self.guidance_below_time is None else "guidance"
 
-# Going on from weights that copy already: other poses first, then three in four near again.
-CONTINUED = KontextRecipe(
-    shards=12, steps=1200, decay_steps=400, warmup_steps=50, lr=1.5e-3, early_near_share=0.4
+
+# First without a reference: a step costs half as much, and how figures stand is learned here.
+TEXT_TO_IMAGE = TransformerRecipe(
+    conditioning="none",
+    steps=1200,
+    decay_steps=500,
+    warmup_steps=50,
+    lr=1.5e-3,
+    time_mean=0.5,
+)
+KONTEXT = TransformerRecipe(steps=3600, decay_steps=1200, warmup_steps=50, lr=1.5e-3)
+# Last, the guided velocity of both, so that one pass does the work of two, as in FLUX.1-dev.
+GUIDANCE = TransformerRecipe(
+    steps=800, decay_steps=400, warmup_steps=50, lr=1e-3, guidance_below_time=0.7, average_decay=0.995
 )
 
 
@@ -110,7 +135,7 @@ class PairSource:
         latents: torch.Tensor,
         prompts: list[list[str]],
         text: TextTable,
-        recipe: KontextRecipe,
+        recipe: TransformerRecipe,
         seed: int,
     ):
         self.latents = latents  # (identities, 4, N, C)
@@ -120,23 +145,23 @@ class PairSource:
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """One batch with its noise, times and guidance."""
         recipe = self.recipe
-        is_falling = step >= recipe.steps - recipe.decay_steps
-        near_share = recipe.near_share if is_falling else recipe.early_near_share
         rng = np.random.default_rng([self.seed, step])
         who = rng.integers(len(self.latents), size=recipe.batch_size)
         reference = rng.integers(VIEWS, size=recipe.batch_size)
-        near = rng.random(recipe.batch_size) < near_share
+        # logit-normal times with a uniform fifth, so that neither end of the path is forgotten
+        times = 1 / (1 + np.exp(-rng.normal(recipe.time_mean, 1.0, size=recipe.batch_size)))
+        uniform = rng.random(recipe.batch_size)
+        times = np.where(rng.random(recipe.batch_size) < 0.2, uniform, times)
+        shares = np.where(times > recipe.near_above_time, recipe.near_share, recipe.near_share_below)
+        near = rng.random(recipe.batch_size) < shares
         other = (reference // 2 * 2 + 2 + rng.integers(2, size=recipe.batch_size)) % VIEWS
         target = np.where(near, reference ^ 1, other)
         rows = self.rows[who, target]
-        # logit-normal times with a uniform fifth, so that neither end of the path is forgotten
-        times = 1 / (1 + np.exp(-rng.normal(0.2, 1.0, size=recipe.batch_size)))
-        uniform = rng.random(recipe.batch_size)
-        times = np.where(rng.random(recipe.batch_size) < 0.2, uniform, times)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         clean = self.latents[who, target].float()
         return {
             "clean": clean,
+            "near": torch.from_numpy(near),
             "reference": self.latents[who, reference].float(),
             "noise": torch.randn(clean.shape, generator=generator),
             "time": torch.from_numpy(times).float(),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
+from torch import Tensor
 
+from ..models.features.base import Backbone
 from ..training.references import PromptPair, Reference, prompt_pairs
-from .figures import BACKGROUNDS, caption
+from .figures import BACKGROUNDS, background_of, caption
 from .render import render
+from .truth import Truth, truth_of
 from .world import View, views_of
 
 FIRST_INDEX = 1_000_000  # beyond every identity that the pocket model itself was trained on
@@ -54,14 +58,28 @@ class PocketReferences:
         """The picture and its exact mask; raises ValueError for an id that is not of this set."""
         return self._load(reference_id, size_px)
 
-    def _draw(self, reference_id: str, size_px: int) -> Reference:
+    def truths(self, pictures: Tensor, pairs: Sequence[PromptPair], backbone: Backbone) -> list[Truth]:
+        """Whether pictures (B, 3, S, S) are whole pictures of their figures, and how far they have moved."""
+        views = [self.view(self._number(pair.reference_id)) for pair in pairs]
+        return truth_of(
+            pictures,
+            [view.identity for view in views],
+            [background_of(pair.prompt) for pair in pairs],
+            [view.structure for view in views],
+            backbone,
+        )
+
+    def _number(self, reference_id: str) -> int:
         ending = reference_id.rsplit("-", 1)[-1]
         number = int(ending) if ending.isdigit() else -1
         if not 0 <= number < self.count or self.reference_id(number) != reference_id:
             raise ValueError(
                 f"pocket world: no reference {reference_id!r} among the {self.count} of {self.split}"
             )
-        view = self.view(number)
+        return number
+
+    def _draw(self, reference_id: str, size_px: int) -> Reference:
+        view = self.view(self._number(reference_id))
         drawn = render(view.identity, view.structure, view.background, size_px=size_px)
         image = torch.from_numpy(drawn.image).permute(2, 0, 1).float() / 255
         return Reference(image=image.contiguous(), mask=torch.from_numpy(drawn.mask))

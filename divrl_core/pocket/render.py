@@ -1,42 +1,45 @@
 """A small ray caster for the pocket world: picture, exact mask, part map and surface coordinates in one pass.
 
-Each solid is intersected only inside the rectangle of its bounding ball; a z-buffer keeps the nearest hit.
+Many poses of one figure are drawn at a time. Each solid is met only by the rays in the rectangle of its bounding ball;
+the nearest hit is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .figures import BACKGROUNDS, COLOURS, Identity, Structure
+from .figures import BACKGROUNDS, Identity, Poses, Structure
 from .plans import build_figure
-from .solids import FAR, Array, Solid, intersect
+from .shading import paint, pixel_filter, shade
+from .solids import FAR, Array, Solid, turned
 
 VIEW_ANGLE_DEG = 30.0
 CAMERA_DISTANCE = 5.6
 # each plan fills the frame: height of the point looked at (world units) and size on the picture
 LOOK_AT_HEIGHT = {
-    "fox": 0.78,
-    "bear": 0.98,
-    "rabbit": 1.08,
-    "elephant": 0.86,
-    "giraffe": 1.12,
-    "duck": 0.72,
-    "robot": 1.06,
-    "dinosaur": 0.82,
+    "fox": 1.08,
+    "bear": 1.02,
+    "rabbit": 1.12,
+    "elephant": 0.97,
+    "giraffe": 1.10,
+    "duck": 0.92,
+    "robot": 1.12,
+    "dinosaur": 1.04,
 }
 PLAN_SCALE = {
-    "fox": 1.12,
-    "bear": 1.12,
-    "rabbit": 1.04,
-    "elephant": 0.94,
-    "giraffe": 1.02,
-    "duck": 1.06,
-    "robot": 1.06,
-    "dinosaur": 1.08,
+    "fox": 1.18,
+    "bear": 1.26,
+    "rabbit": 1.15,
+    "elephant": 1.26,
+    "giraffe": 1.18,
+    "duck": 1.34,
+    "robot": 1.16,
+    "dinosaur": 1.16,
 }  # fmt: skip
-LIGHT = np.array([0.45, 0.80, 0.40], dtype=np.float32) / np.float32(np.linalg.norm([0.45, 0.80, 0.40]))
+LAMP = (0.30, 0.84, 0.45)  # to the right, upwards, towards the eye: the lamp stands by the camera
 
 
 @dataclass(frozen=True)
@@ -48,235 +51,238 @@ class Render:
     parts: Array  # (H, W) int16: index of the solid seen, -1 elsewhere
     local: Array  # (H, W, 3) float32: surface point in that solid's own frame
     depth: Array  # (H, W) float32: distance along the ray, FAR where no figure is
-    camera: Camera
+    cameras: Cameras
     solids: tuple[Solid, ...]
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A pinhole: `eye` (3,), `axes` (3, 3) rows right, up, forward; `offset` of the picture in half-widths."""
+class Cameras:
+    """P pinholes: `eye` (P, 3), `axes` (P, 3, 3) rows right, up, forward; `offset` (P, 2) in half-widths."""
 
     eye: Array
     axes: Array
-    zoom: float
-    offset: tuple[float, float]
+    zoom: Array
+    offset: Array
+    lamp: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, identity: Identity, poses: Poses, lamp: tuple[float, float, float] = LAMP) -> Cameras:
+        """Azimuth and elevation round the figure, scale and place in the frame."""
+        azimuth, elevation = np.deg2rad(poses.azimuth), np.deg2rad(poses.elevation)
+        cos, level = np.cos(elevation), np.zeros_like(azimuth)
+        outward = np.stack([cos * np.cos(azimuth), np.sin(elevation), -cos * np.sin(azimuth)], axis=-1)
+        right = np.stack([-np.sin(azimuth), level, -np.cos(azimuth)], axis=-1)
+        target = np.array([0.0, LOOK_AT_HEIGHT[identity.plan], 0.0])
+        zoom = poses.scale * PLAN_SCALE[identity.plan] / np.tan(np.deg2rad(VIEW_ANGLE_DEG / 2))
+        return cls(
+            eye=(target + CAMERA_DISTANCE * outward).astype(np.float32),
+            axes=np.stack([right, np.cross(outward, right), -outward], axis=1).astype(np.float32),
+            zoom=zoom.astype(np.float32),
+            offset=2 * np.stack([poses.shift_x, poses.shift_y], axis=-1).astype(np.float32),
+            lamp=lamp,
+        )
+
+    @property
+    def light(self) -> Array:
+        """Unit vectors (P, 3) towards the lamp, which goes round the figure with the camera."""
+        up = np.array([0.0, 1.0, 0.0], dtype=np.float32)
+        right = self.axes[:, 0]
+        light = self.lamp[0] * right + self.lamp[1] * up + self.lamp[2] * np.cross(right, up)
+        return (light / np.linalg.norm(light, axis=-1, keepdims=True)).astype(np.float32)
 
     def rays(self, size: int) -> Array:
-        """Unit ray directions (size, size, 3), row 0 at the top."""
+        """Unit ray directions (P, size * size, 3), row by row from the top."""
         steps = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
-        across = (steps[None, :] - self.offset[0]) / self.zoom
-        upward = (-steps[:, None] - self.offset[1]) / self.zoom
-        ones = np.ones((size, size), dtype=np.float32)
-        local = np.stack([across * ones, upward * ones, ones], axis=-1)
-        rays = local @ self.axes
-        return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+        across = (steps[None, :] - self.offset[:, :1]) / self.zoom[:, None]
+        upward = (-steps[None, :] - self.offset[:, 1:]) / self.zoom[:, None]
+        local = np.ones((len(self.eye), size, size, 3), dtype=np.float32)
+        local[..., 0], local[..., 1] = across[:, None, :], upward[:, :, None]
+        local /= np.linalg.norm(local, axis=-1, keepdims=True)
+        return local.reshape(len(self.eye), -1, 3) @ self.axes
 
-    def project(self, points: Array) -> tuple[Array, Array, Array]:
+    def window(self, solid: Solid, size: int) -> tuple[Array, Array]:
+        """Pose and pixel (N,) of the rectangles that hold the solid's bounding ball in a picture of `size`."""
+        seen = np.einsum("pc,pdc->pd", solid.centres - self.eye, self.axes)
+        radius = solid.local_ball[1]
+        gap = np.sqrt(np.maximum((seen**2).sum(axis=1) - radius**2, 0.1))
+        reach = radius / gap * self.zoom * 1.12
+        middle = seen[:, :2] / seen[:, 2:] * self.zoom[:, None] + self.offset
+        middle[:, 1] *= -1
+        low = np.clip((middle - reach[:, None] + 1) / 2 * size - 1, 0, size).astype(int)
+        high = np.clip((middle + reach[:, None] + 1) / 2 * size + 2, 0, size).astype(int)
+        width, height = (high - low).T
+        counts = width * height
+        pose = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(pose)) - np.repeat(np.cumsum(counts) - counts, counts)
+        row, column = place // width[pose] + low[pose, 1], place % width[pose] + low[pose, 0]
+        return pose, row * size + column
+
+    def project(self, points: Array, pose: int = 0) -> tuple[Array, Array, Array]:
         """World points (N, 3) to picture coordinates x, y in [-1, 1] (y down) and distance from the eye."""
-        seen = (points - self.eye) @ self.axes.T
+        seen = (points - self.eye[pose]) @ self.axes[pose].T
         forward = np.maximum(seen[:, 2], 1e-6)
-        x = seen[:, 0] / forward * self.zoom + self.offset[0]
-        y = -(seen[:, 1] / forward * self.zoom + self.offset[1])
-        return x, y, np.linalg.norm(points - self.eye, axis=-1)
+        x = seen[:, 0] / forward * self.zoom[pose] + self.offset[pose, 0]
+        y = -(seen[:, 1] / forward * self.zoom[pose] + self.offset[pose, 1])
+        return x, y, np.linalg.norm(points - self.eye[pose], axis=-1)
 
 
-def camera_of(identity: Identity, structure: Structure) -> Camera:
-    """The camera of a structure: azimuth and elevation round the figure, scale and place in the frame."""
-    azimuth, elevation = np.deg2rad(structure.azimuth), np.deg2rad(structure.elevation)
-    outward = np.array(
-        [np.cos(elevation) * np.cos(azimuth), np.sin(elevation), -np.cos(elevation) * np.sin(azimuth)]
-    )
-    right = np.array([-np.sin(azimuth), 0.0, -np.cos(azimuth)])
-    up = np.cross(outward, right)
-    target = np.array([0.0, LOOK_AT_HEIGHT[identity.plan], 0.0])
-    zoom = structure.scale * PLAN_SCALE[identity.plan] / np.tan(np.deg2rad(VIEW_ANGLE_DEG / 2))
-    return Camera(
-        eye=(target + CAMERA_DISTANCE * outward).astype(np.float32),
-        axes=np.stack([right, up, -outward]).astype(np.float32),
-        zoom=float(zoom),
-        offset=(2 * structure.shift_x, 2 * structure.shift_y),
-    )
+@dataclass(frozen=True)
+class Layers:
+    """P pictures of one figure before they are put on a floor; all (P, H, W, ...)."""
+
+    figure: Array  # light from the figure, 0 elsewhere
+    coverage: Array  # share of each pixel that the figure covers
+    shadow: Array
+    fade: Array  # 0 floor, 1 wall
+
+    def over(self, background: str | Sequence[str]) -> Array:
+        """Pictures (P, H, W, 3) float32 in [0, 1], on one floor or each on its own.
+
+        The floor has a soft shadow and fades into a paler wall.
+        """
+        names = [background] if isinstance(background, str) else background
+        floor = np.array([BACKGROUNDS[name] for name in names], dtype=np.float32)[:, None, None]
+        wall = floor * 0.45 + 0.55 * np.array([1.0, 0.99, 0.97], dtype=np.float32)
+        fade = self.fade[..., None]
+        behind = floor * (1 - 0.42 * self.shadow[..., None]) * (1 - fade) + wall * fade
+        image = pixel_filter(self.figure + (1 - self.coverage)[..., None] * behind)
+        return np.clip(image, 0, 1)
 
 
 def render(
-    identity: Identity, structure: Structure, background: str, *, size_px: int = 128, oversample: int = 2
+    identity: Identity,
+    structure: Structure,
+    background: str,
+    *,
+    size_px: int = 128,
+    oversample: int = 2,
+    lamp: tuple[float, float, float] = LAMP,
 ) -> Render:
-    """Draw a figure, anti-aliased by `oversample` squared rays a pixel.
+    """Draw a figure, anti-aliased by `oversample` squared rays a pixel; `lamp` points right, up and to the eye.
 
     The mask holds the pixels whose rays hit the figure at least half the time; part map, coordinates and depth are
     those of a pixel's first ray.
     """
-    solids = tuple(build_figure(identity, structure))
-    camera = camera_of(identity, structure)
-    rays = camera.rays(size_px * oversample)
-    depth, parts, normals = _cast(solids, camera, rays)
-    local = np.zeros_like(rays)
-    colour = np.zeros_like(rays)
-    pixels = np.flatnonzero(parts.ravel() >= 0)
-    pixels = pixels[np.argsort(parts.ravel()[pixels], kind="stable")]
-    bounds = np.searchsorted(parts.ravel()[pixels], np.arange(len(solids) + 1))
-    for solid, low, high in zip(solids, bounds[:-1], bounds[1:], strict=True):
-        here = pixels[low:high]
-        ray = rays.reshape(-1, 3)[here]
-        points = camera.eye + ray * depth.ravel()[here][:, None]
-        local.reshape(-1, 3)[here] = surface = solid.to_local(points)
-        albedo = _paint(identity, solid, surface)
-        gloss = 0.75 if solid.colour == "dark" else 0.22
-        colour.reshape(-1, 3)[here] = _shade(albedo, normals.reshape(-1, 3)[here], ray, points, gloss)
-    blocks = (size_px, oversample, size_px, oversample)
-    coverage = (parts >= 0).reshape(blocks).mean(axis=(1, 3), dtype=np.float32)
-    painted = colour.reshape(*blocks, 3).mean(axis=(1, 3))
-    image = painted + (1 - coverage)[..., None] * _background(background, camera, solids, size_px)
+    poses = Poses.of([structure])
+    solids, cameras = build_figure(identity, poses), Cameras.of(identity, poses, lamp)
+    seen = _cast(solids, cameras, size_px * oversample)
+    layers, local = _lay(identity, solids, cameras, seen, size_px, oversample)
+    edge = size_px * oversample
     first = (slice(None, None, oversample), slice(None, None, oversample))
     return Render(
-        image=(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8),
-        mask=coverage >= 0.5,
-        parts=parts[first],
-        local=local[first],
-        depth=depth[first],
-        camera=camera,
-        solids=solids,
+        image=(layers.over(background)[0] * 255 + 0.5).astype(np.uint8),
+        mask=layers.coverage[0] >= 0.5,
+        parts=seen.parts.reshape(edge, edge)[first],
+        local=local.reshape(edge, edge, 3)[first],
+        depth=seen.depth.reshape(edge, edge)[first],
+        cameras=cameras,
+        solids=tuple(solids),
     )
 
 
-def _cast(solids: tuple[Solid, ...], camera: Camera, rays: Array) -> tuple[Array, Array, Array]:
-    """Nearest hits of all rays: depth, index of the solid (-1 for none), normal."""
-    size = rays.shape[0]
-    depth = np.full((size, size), FAR, dtype=np.float32)
-    parts = np.full((size, size), -1, dtype=np.int16)
-    normals = np.zeros((size, size, 3), dtype=np.float32)
+def render_layers(
+    identity: Identity, poses: Poses, *, size_px: int, oversample: int = 1, with_shadow: bool = True
+) -> Layers:
+    """One figure in P poses, each as `render` draws it, to be put on any floor."""
+    solids, cameras = build_figure(identity, poses), Cameras.of(identity, poses)
+    seen = _cast(solids, cameras, size_px * oversample)
+    return _lay(identity, solids, cameras, seen, size_px, oversample, with_shadow=with_shadow)[0]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What P x R rays (P, R, 3) met first: distance, index of the solid (-1: none), normal in its own frame."""
+
+    rays: Array
+    depth: Array
+    parts: Array
+    normals: Array
+
+
+def _cast(solids: Sequence[Solid], cameras: Cameras, edge: int) -> _Seen:
+    """Send edge x edge rays through every camera."""
+    rays = cameras.rays(edge)
+    depth = np.full(rays.shape[:2], FAR, dtype=np.float32)
+    parts = np.full(rays.shape[:2], -1, dtype=np.int16)
+    normals = np.zeros_like(rays)
     for index, solid in enumerate(solids):
-        rows, columns = _rectangle(camera, solid, size)
-        if rows.start >= rows.stop or columns.start >= columns.stop:
-            continue
-        window = rays[rows, columns]
-        distance, normal = intersect(solid, camera.eye, window.reshape(-1, 3))
-        distance = distance.reshape(window.shape[:2])
-        nearer = distance < depth[rows, columns]
-        depth[rows, columns][nearer] = distance[nearer]
-        normals[rows, columns][nearer] = normal.reshape(window.shape)[nearer]
-        parts[rows, columns][nearer] = index
-    return depth, parts, normals
+        pose, ray = cameras.window(solid, edge)
+        distance, normal = solid.hit(pose, cameras.eye[pose], rays[pose, ray])
+        nearer = distance < depth[pose, ray]
+        place = pose[nearer], ray[nearer]
+        depth[place], normals[place], parts[place] = distance[nearer], normal[nearer], index
+    return _Seen(rays, depth, parts, normals)
 
 
-def correspondences(source: Render, target: Render, *, tolerance: float = 0.03) -> Array:
-    """Exact matches between two renders of one identity: (M, 4) rows (source y, source x, target y, target x).
-
-    A source pixel's surface point is carried by its part's frame into the target's world, projected, and kept where
-    the target shows the same part at the same depth (within `tolerance`, world units).
-    """
-    size = source.parts.shape[0]
-    ys, xs = np.nonzero(source.parts >= 0)
-    matches = []
-    for index, solid in enumerate(target.solids):
-        here = source.parts[ys, xs] == index
-        if not here.any():
-            continue
-        world = solid.to_world(source.local[ys[here], xs[here]])
-        x, y, distance = target.camera.project(world)
-        column = np.floor((x + 1) / 2 * size).astype(int)
-        row = np.floor((y + 1) / 2 * size).astype(int)
-        inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-        row_in, column_in = np.clip(row, 0, size - 1), np.clip(column, 0, size - 1)
-        same_part = target.parts[row_in, column_in] == index
-        same_depth = np.abs(target.depth[row_in, column_in] - distance) < tolerance
-        good = inside & same_part & same_depth
-        matches.append(np.stack([ys[here][good], xs[here][good], row[good], column[good]], axis=1))
-    return np.concatenate(matches) if matches else np.zeros((0, 4), dtype=int)
-
-
-def _rectangle(camera: Camera, solid: Solid, size: int) -> tuple[slice, slice]:
-    """Pixel window that holds the solid's bounding ball."""
-    centre, radius = solid.bounding_ball
-    x, y, distance = camera.project(centre[None])
-    reach = radius / np.sqrt(max(float(distance[0]) ** 2 - radius**2, 0.1)) * camera.zoom * 1.12
-    low_x, high_x = ((float(x[0]) + sign * reach + 1) / 2 * size for sign in (-1, 1))
-    low_y, high_y = ((float(y[0]) + sign * reach + 1) / 2 * size for sign in (-1, 1))
-
-    def clip(low: float, high: float) -> slice:
-        return slice(max(int(low) - 1, 0), min(int(high) + 2, size))
-
-    return clip(low_y, high_y), clip(low_x, high_x)
+def _lay(
+    identity: Identity,
+    solids: Sequence[Solid],
+    cameras: Cameras,
+    seen: _Seen,
+    size: int,
+    oversample: int,
+    *,
+    with_shadow: bool = True,
+) -> tuple[Layers, Array]:
+    """Paint and light what the rays met; also every ray's surface point in its solid's frame (P, R, 3)."""
+    poses, count, _ = seen.rays.shape
+    light, local, colour = cameras.light, np.zeros_like(seen.rays), np.zeros_like(seen.rays)
+    flat = seen.parts.ravel()
+    hits = np.flatnonzero(flat >= 0)
+    hits = hits[np.argsort(flat[hits], kind="stable")]
+    bounds = np.searchsorted(flat[hits], np.arange(len(solids) + 1))
+    for solid, low, high in zip(solids, bounds[:-1], bounds[1:], strict=True):
+        here = hits[low:high]
+        pose = 0 if poses == 1 else here // count
+        ray = seen.rays.reshape(-1, 3)[here]
+        points = cameras.eye[pose] + ray * seen.depth.ravel()[here][:, None]
+        local.reshape(-1, 3)[here] = surface = solid.to_local(points, pose)
+        normal = turned(seen.normals.reshape(-1, 3)[here], solid.frame[pose].swapaxes(-1, -2))
+        gloss = 0.75 if solid.colour == "dark" else 0.22
+        albedo, towards = paint(identity, solid, surface), np.broadcast_to(light[pose], points.shape)
+        colour.reshape(-1, 3)[here] = shade(albedo, normal, ray, points[:, 1], towards, gloss)
+    blocks = (poses, size, oversample, size, oversample)
+    reach = _reach(cameras, seen.rays if oversample == 1 else cameras.rays(size))
+    layers = Layers(
+        figure=colour.reshape(*blocks, 3).mean(axis=(2, 4)),
+        coverage=(seen.parts >= 0).reshape(blocks).mean(axis=(2, 4), dtype=np.float32),
+        shadow=_shadow(solids, cameras, size) if with_shadow else np.zeros((poses, size, size), np.float32),
+        fade=np.clip((reach - 7.0) / 9.0, 0, 1).reshape(poses, size, size),
+    )
+    return layers, local
 
 
-def _paint(identity: Identity, solid: Solid, local: Array) -> Array:
-    """Surface colours; the pattern lives in the part's own coordinates, so that it turns with the figure."""
-    slots = {"white": (0.95, 0.94, 0.91), "dark": (0.08, 0.08, 0.10)}
-    for slot in ("primary", "secondary", "accent"):
-        slots[slot] = COLOURS[getattr(identity, slot)]
-    first = np.array(slots["primary" if solid.colour == "pattern" else solid.colour], dtype=np.float32)
-    if solid.colour != "pattern" or identity.pattern == "plain":
-        return np.broadcast_to(first, local.shape)
-    second = np.array(slots["secondary"], dtype=np.float32)
-    if identity.pattern == "striped":
-        along = local[:, 0] if solid.kind == "cone" or solid.radii[0] >= solid.radii[1] else local[:, 1]
-        is_second = np.sin(along * 15.0 + 0.8) > 0.15
-    elif identity.pattern == "spotted":
-        cell = local / 0.30 + np.array([0.5, 0.25, 0.5])
-        is_second = np.linalg.norm(cell - np.floor(cell) - 0.5, axis=1) < 0.40
-    else:  # two-tone: belly against back
-        is_second = (
-            (local[:, 1] < -0.02) if solid.kind == "ellipsoid" else (local[:, 0] > solid.radii[2] * 0.5)
-        )
-    return np.where(is_second[:, None], second, first)
-
-
-def _shade(albedo: Array, normal: Array, ray: Array, point: Array, gloss: float) -> Array:
-    """Lambert and sky light with a soft highlight, the look of painted wood."""
-    lambert = np.maximum(normal @ LIGHT, 0)
-    sky = 0.5 + 0.5 * normal[:, 1]
-    near_floor = np.clip(point[:, 1] / 0.35, 0, 1)
-    light = (0.30 + 0.26 * sky) * (0.72 + 0.28 * near_floor) + 0.52 * lambert
-    half = LIGHT - ray
-    half /= np.linalg.norm(half, axis=1, keepdims=True)
-    shine = np.maximum(np.einsum("nc,nc->n", normal, half), 0) ** 40
-    rim = (1 - np.maximum(-np.einsum("nc,nc->n", normal, ray), 0)) ** 3 * 0.10
-    return albedo * light[:, None] + (shine * gloss + rim * sky)[:, None]
-
-
-def _background(name: str, camera: Camera, solids: tuple[Solid, ...], size: int) -> Array:
-    """Floor with the figure's soft shadow, fading into a paler wall."""
-    rays = camera.rays(size)
-    floor = np.array(BACKGROUNDS[name], dtype=np.float32)
-    wall = floor * 0.45 + 0.55 * np.array([1.0, 0.99, 0.97], dtype=np.float32)
+def _reach(cameras: Cameras, rays: Array) -> Array:
+    """How far rays (P, R, 3) go to the floor; 60 for those that never fall."""
     down = rays[..., 1]
-    reach = np.where(down < -0.02, -camera.eye[1] / np.minimum(down, -0.02), 60.0)
-    fade = np.clip((reach - 7.0) / 9.0, 0, 1)[..., None]
-    shadow = _shadow(rays, reach, camera, solids)
-    return (floor * (1 - 0.42 * shadow[..., None])) * (1 - fade) + wall * fade
+    return np.where(down < -0.02, -cameras.eye[:, 1:2] / np.minimum(down, -0.02), np.float32(60.0))
 
 
-def _shadow(rays: Array, reach: Array, camera: Camera, solids: tuple[Solid, ...]) -> Array:
-    """Share of the light kept from each floor point, at half the resolution and smoothed."""
-    size, step = rays.shape[0], 2
-    rays, reach = rays[step // 2 :: step, step // 2 :: step], reach[step // 2 :: step, step // 2 :: step]
-    points = (camera.eye + rays * reach[..., None]).reshape(-1, 3)
-    near = np.linalg.norm(points[:, [0, 2]], axis=1) < 3.0
-    blocked = np.zeros(len(points), dtype=bool)
-    toward_light = np.broadcast_to(LIGHT, points.shape)
+def _shadow(solids: Sequence[Solid], cameras: Cameras, size: int) -> Array:
+    """Share of the light kept from each floor point (P, H, W), at half the resolution and smoothed."""
+    edge = size // 2
+    rays = cameras.rays(size).reshape(-1, size, size, 3)[:, 1::2, 1::2].reshape(-1, edge * edge, 3)
+    points = cameras.eye[:, None] + rays * _reach(cameras, rays)[..., None]
+    is_near = np.linalg.norm(points[..., [0, 2]], axis=-1) < 3.0  # farther off, the wall begins
+    towards_light = np.broadcast_to(cameras.light[:, None], points.shape)
+    blocked = np.zeros(points.shape[:2], dtype=bool)
     for solid in solids:
-        centre, radius = solid.bounding_ball
-        offset = points - centre
-        along = offset @ LIGHT
-        miss = np.einsum("nc,nc->n", offset, offset) - along**2
-        ask = near & ~blocked & (miss < radius * radius)
-        if ask.any():
-            distance, _ = intersect(solid, points[ask], toward_light[ask])
-            blocked[ask] = distance < FAR
-    small: Array = blocked.reshape(rays.shape[:2]).astype(np.float32)
-    edge = small.shape[0]
+        pose, ray = solid.near(points, towards_light)
+        distance, _ = solid.hit(pose, points[pose, ray], towards_light[pose, ray])
+        blocked[pose, ray] |= distance < FAR
+    small: Array = (blocked & is_near).reshape(-1, edge, edge).astype(np.float32)
     for _ in range(2):  # a 3 x 3 box twice: a soft edge
-        padded = np.pad(small, 1, mode="edge")
-        shifted = [padded[i : i + edge, j : j + edge] for i in range(3) for j in range(3)]
+        padded = np.pad(small, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        shifted = [padded[:, i : i + edge, j : j + edge] for i in range(3) for j in range(3)]
         small = np.stack(shifted).mean(axis=0)
     return _enlarge(small, size)
 
 
 def _enlarge(small: Array, size: int) -> Array:
-    """Bilinear enlargement of a square array."""
-    position = np.clip((np.arange(size) + 0.5) * small.shape[0] / size - 0.5, 0, small.shape[0] - 1)
+    """Bilinear enlargement of square arrays (P, h, h)."""
+    position = np.clip((np.arange(size) + 0.5) * small.shape[1] / size - 0.5, 0, small.shape[1] - 1)
     low = np.floor(position).astype(int)
-    high = np.minimum(low + 1, small.shape[0] - 1)
+    high = np.minimum(low + 1, small.shape[1] - 1)
     share = (position - low).astype(np.float32)
-    rows = small[low] * (1 - share)[:, None] + small[high] * share[:, None]
-    return rows[:, low] * (1 - share) + rows[:, high] * share
+    rows = small[:, low] * (1 - share)[:, None] + small[:, high] * share[:, None]
+    return rows[:, :, low] * (1 - share) + rows[:, :, high] * share

@@ -17,7 +17,7 @@ FAR = np.float32(1e9)
 
 @dataclass(frozen=True, kw_only=True)
 class Solid:
-    """One part in world coordinates. `frame` (3, 3) has the part's axes as columns, `origin` (3,) its centre."""
+    """One part in world coordinates, in P poses. `frame` (P, 3, 3) has the part's axes as columns, `origin` (P, 3)."""
 
     part: str
     colour: str  # slot: primary, secondary, accent, dark, white, pattern
@@ -27,35 +27,50 @@ class Solid:
     kind: str = "ellipsoid"  # or "cone"
 
     @property
-    def bounding_ball(self) -> tuple[Array, float]:
-        """Centre and radius of a ball that holds the solid."""
+    def local_ball(self) -> tuple[Array, float]:
+        """Centre, in the part's own frame, and radius of a ball that holds the solid."""
         if self.kind == "ellipsoid":
-            return self.origin, float(self.radii.max())
+            return np.zeros(3, dtype=np.float32), float(self.radii.max())
         start, end, length = self.radii
-        return self.origin + self.frame[:, 0] * (length / 2), float(length / 2 + max(start, end))
+        middle = np.array([length / 2, 0, 0], dtype=np.float32)
+        return middle, float(length / 2 + max(start, end))
 
-    def to_local(self, points: Array) -> Array:
-        """World points (N, 3) in the part's own frame."""
-        return (points - self.origin) @ self.frame
+    def to_local(self, points: Array, pose: int | Array = 0) -> Array:
+        """World points (N, 3) in the part's own frame, of one pose or of a pose each (N,)."""
+        return turned(points - self.origin[pose], self.frame[pose])
 
-    def to_world(self, local: Array) -> Array:
+    def to_world(self, local: Array, pose: int | Array = 0) -> Array:
         """The inverse of `to_local`."""
-        return local @ self.frame.T + self.origin
+        return turned(local, self.frame[pose].swapaxes(-1, -2)) + self.origin[pose]
+
+    @property
+    def centres(self) -> Array:
+        """The middles (P, 3) of the bounding balls in the world."""
+        return self.origin + self.frame @ self.local_ball[0]
+
+    def near(self, starts: Array, rays: Array) -> tuple[Array, Array]:
+        """Pose and ray (N,) of those rays (P, R, 3) from `starts` (P, R, 3) that pass through the bounding ball."""
+        offsets = self.centres[:, None] - starts
+        along = np.einsum("prc,prc->pr", offsets, rays)
+        miss = np.einsum("prc,prc->pr", offsets, offsets) - along**2
+        pose, ray = np.nonzero(miss < self.local_ball[1] ** 2)
+        return pose, ray
+
+    def hit(self, pose: Array, starts: Array, rays: Array) -> tuple[Array, Array]:
+        """First hits of rays (N, 3) from `starts` (N, 3), in a pose each (N,).
+
+        Returns distances (N,), FAR where missed, and unit normals (N, 3) in the part's own frame.
+        """
+        which = 0 if len(self.frame) == 1 else pose  # one frame for all is the faster product
+        start, ray = self.to_local(starts, which), turned(rays, self.frame[which])
+        if self.kind == "ellipsoid":
+            return _hit_ellipsoid(start, ray, self.radii)
+        return _hit_cone(start, ray, *self.radii)
 
 
-def intersect(solid: Solid, start: Array, ray: Array) -> tuple[Array, Array]:
-    """First hit of rays `start + s * ray`: distances s (N,), FAR where missed, and unit normals (N, 3).
-
-    `start` is (3,) or (N, 3), `ray` (N, 3) of unit length.
-    """
-    origin = (start - solid.origin) @ solid.frame
-    direction = ray @ solid.frame
-    origin = np.broadcast_to(origin, direction.shape)
-    if solid.kind == "ellipsoid":
-        distance, normal = _hit_ellipsoid(origin, direction, solid.radii)
-    else:
-        distance, normal = _hit_cone(origin, direction, *solid.radii)
-    return distance, normal @ solid.frame.T
+def turned(vectors: Array, frames: Array) -> Array:
+    """Row vectors (N, 3) times frames, one for all (3, 3) or one each (N, 3, 3)."""
+    return vectors @ frames if frames.ndim == 2 else np.einsum("nc,ncd->nd", vectors, frames)
 
 
 def _hit_ellipsoid(origin: Array, direction: Array, radii: Array) -> tuple[Array, Array]:
@@ -114,12 +129,13 @@ def _unit(vectors: Array) -> Array:
     return vectors / np.sqrt(np.maximum(np.einsum("nc,nc->n", vectors, vectors), 1e-18))[:, None]
 
 
-def rotation(axis: str, degrees: float) -> Array:
-    """Rotation matrix about x, y or z, right-handed."""
+def rotation(axis: str, degrees: float | Array) -> Array:
+    """Rotation matrix about x, y or z, right-handed: (3, 3), or (P, 3, 3) for angles (P,)."""
     angle = np.deg2rad(degrees)
     cos, sin = np.cos(angle), np.sin(angle)
     first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
-    matrix = np.eye(3, dtype=np.float32)
-    matrix[first, first] = matrix[second, second] = cos
-    matrix[first, second], matrix[second, first] = -sin, sin
+    matrix = np.zeros((*np.shape(angle), 3, 3))
+    matrix[..., range(3), range(3)] = 1
+    matrix[..., first, first] = matrix[..., second, second] = cos
+    matrix[..., first, second], matrix[..., second, first] = -sin, sin
     return matrix

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,8 +39,18 @@ class VaeRecipe:
     )
     figure_weight: float = 3.0
     edge_weight: float = 1.0
+    square_weight: float = (
+        2.0  # of squared errors beside absolute ones: it is the large errors that lower a PSNR
+    )
+    mixed_precision: Literal["no", "bf16"] = "no"  # "bf16": products in bfloat16, weights in float32
     save_every_steps: int = 200
     report_every_steps: int = 50
+
+
+# Going on from a trained VAE: at full width, at a rate that does not throw away what it knows.
+CONTINUED_VAE = VaeRecipe(
+    narrow_steps=0, wide_steps=2400, batch_size=8, wide_lr=8e-4, figure_weight=4.0, square_weight=8.0
+)
 
 
 class CropSource:
@@ -78,10 +89,10 @@ def vae_loss(
     recipe: VaeRecipe,
 ) -> torch.Tensor:
     """Weighted L1 on pixels and on their differences, plus a pull of the latents to FLUX's mean and scale."""
-    raw = vae.encoder(pictures * 2 - 1)
-    decoded = vae.decoder(raw + noise * (recipe.latent_noise / SCALING_FACTOR)) * 0.5 + 0.5
+    raw = vae.encoder(pictures * 2 - 1).float()
+    decoded = vae.decoder(raw + noise * (recipe.latent_noise / SCALING_FACTOR)).float() * 0.5 + 0.5
     error = decoded - pictures
-    pixel = (weights * (error.abs() + 2 * error**2)).mean()
+    pixel = (weights * (error.abs() + recipe.square_weight * error**2)).mean()
     across = (weights[..., 1:] * (error[..., 1:] - error[..., :-1]).abs()).mean()
     down = (weights[..., 1:, :] * (error[..., 1:, :] - error[..., :-1, :]).abs()).mean()
     normal = (raw - SHIFT_FACTOR) * SCALING_FACTOR
@@ -163,24 +174,34 @@ def narrow_vae(*, seed: int) -> AutoencoderTiny:
 
 
 def train_vae(
-    shards_folder: Path, shards: int, work: Path, recipe: VaeRecipe, *, seed: int, progress: Progress
+    shards_folder: Path,
+    shards: int,
+    work: Path,
+    recipe: VaeRecipe,
+    *,
+    seed: int,
+    progress: Progress,
+    start_from: AutoencoderTiny | None = None,
 ) -> AutoencoderTiny:
-    """Train (or go on training) both phases; returns the moving average of the wide network."""
+    """Train (or go on training) both phases, or the wide one alone from `start_from`; returns the moving average."""
     source = CropSource(shards_folder, shards, recipe, seed=seed)
-    narrow = _phase(
-        narrow_vae(seed=seed),
-        source,
-        work / "vae-narrow",
-        recipe,
-        recipe.narrow_steps,
-        recipe.narrow_lr,
-        seed=seed,
-        progress=progress,
-    )
-    wide = build_vae(seed=seed)
-    widen(narrow, wide, seed=seed)
+    if start_from is None:
+        narrow = _phase(
+            narrow_vae(seed=seed),
+            source,
+            work / "vae-narrow",
+            recipe,
+            recipe.narrow_steps,
+            recipe.narrow_lr,
+            seed=seed,
+            progress=progress,
+        )
+        wide = build_vae(seed=seed)
+        widen(narrow, wide, seed=seed)
+    else:
+        wide = copy.deepcopy(start_from).float().train().requires_grad_(True)
     return _phase(
-        wide,
+        wide.to(memory_format=torch.channels_last),  # the faster layout on a CPU
         source,
         work / "vae-wide",
         recipe,
@@ -215,7 +236,8 @@ def _phase(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         edge = recipe.crop_px // 8
         noise = torch.randn((len(pictures), vae.config.latent_channels, edge, edge), generator=generator)
-        loss = vae_loss(vae, pictures, weights, noise, recipe)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.mixed_precision == "bf16"):
+            loss = vae_loss(vae, pictures, weights, noise, recipe)
         if not torch.isfinite(loss):
             raise ValueError(f"pocket VAE: loss is {loss.item()} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)

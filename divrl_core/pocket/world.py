@@ -1,7 +1,7 @@
 """Pictures of the pocket world, rendered once into shards on disk.
 
-Each identity is shown in two clusters of two: structures A and A' lie within about 10 degrees, B is anywhere else and
-B' lies near B. Ordered pairs inside a cluster are near-copies, pairs across clusters are other poses.
+Each identity is shown in two clusters of two: structures A and A' lie within about 5 degrees, B is any stance
+of the world and B' lies near B. Ordered pairs inside a cluster are near-copies, pairs across clusters are other poses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .render import render
 
 VIEWS = 4  # A, A', B, B'
 SHARD_IDENTITIES = 64
-WORLD_VERSION = 1  # raise when a render changes: shards of another version are refused
+WORLD_VERSION = 3  # raise when a render changes: shards of another version are refused
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..models.features.base import Backbone
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,30 @@ class ReferenceSet(Protocol):
         """The reference as a square of `size_px`; its tensors are shared, so not to be written to."""
 
 
+class Truth(Protocol):
+    """What is true of a generated picture in a world that is known."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether this is a whole picture of its figure."""
+
+    @property
+    def identity_error(self) -> float:
+        """Distance to the nearest true picture of the figure: root mean square of colours in [0, 1]."""
+
+    @property
+    def pose_change_deg(self) -> float:
+        """How far view and joints truly are from the reference's."""
+
+
+@runtime_checkable
+class KnownWorld(ReferenceSet, Protocol):
+    """References whose truth is known, as the pocket world's."""
+
+    def truths(self, pictures: Tensor, pairs: Sequence[PromptPair], backbone: Backbone) -> Sequence[Truth]:
+        """The truth of pictures (B, 3, S, S) made for these pairs."""
+
+
 class DataProblems(ValueError):
     """Everything that is wrong with the data: in `lines`, and in the message each on its own line."""
 
@@ -71,6 +97,12 @@ class SomePairs:
     def load(self, reference_id: str, size_px: int) -> Reference:
         """As of the whole set."""
         return self.references.load(reference_id, size_px)
+
+
+def known_world(references: ReferenceSet) -> KnownWorld | None:
+    """The set, or the whole of which it is a part, if its truth is known."""
+    whole = references.references if isinstance(references, SomePairs) else references
+    return whole if isinstance(whole, KnownWorld) else None
 
 
 def first_prompts(references: ReferenceSet, count: int) -> SomePairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class Watch:
     def new_warnings(self, rows: Sequence[Row]) -> list[Warned]:
         """Warnings about the run so far that the log does not hold yet; `rows` is the whole log, oldest first."""
         said = {row.get("name") for row in rows if row.get("kind") == "warning"}
-        found = [*self._flat_rewards(rows), *self._reward_hacking(rows)]
+        found = [*self._flat_rewards(rows), *self._reward_hacking(rows), *self._broken_figures(rows)]
         return [warning for warning in found if warning.name not in said]
 
     def _flat_rewards(self, rows: Sequence[Row]) -> list[Warned]:
@@ -53,6 +54,22 @@ class Watch:
             f"nothing (mean spread {spread:.2g}); raise rollout.noise_level or grpo.group_size, or check the reward"
         )
         return [Warned("flat rewards", text)]
+
+    def _broken_figures(self, rows: Sequence[Row]) -> list[Warned]:
+        """Where the world is known: since the start nSSM is up and fewer pictures are clean, beyond the errors."""
+        known = [row for row in rows if row.get("kind") == "heldout" and row.get("clean_share") is not None]
+        if len(known) < 2:
+            return []
+        first, last = known[0], known[-1]
+        rise, fall = last["nssm"] - first["nssm"], first["clean_share"] - last["clean_share"]
+        if not (rise > _error(first, last, "nssm") and fall > _error(first, last, "clean_share")):
+            return []
+        text = (
+            f"nSSM rises ({first['nssm']:.3f} to {last['nssm']:.3f}) while fewer pictures are whole "
+            f"({first['clean_share']:.0%} to {last['clean_share']:.0%} clean): figures come apart, which the reward "
+            "takes for diversity; stop earlier, or hold the policy back with grpo.kl_weight"
+        )
+        return [Warned("broken figures", text)]
 
     def _reward_hacking(self, rows: Sequence[Row]) -> list[Warned]:
         """Held-out fell by more than two standard errors since its best, while the training reward kept rising.
@@ -79,3 +96,9 @@ class Watch:
             "look at the samples; lora/best.safetensors is kept, grpo.kl_weight holds the policy back"
         )
         return [Warned("reward hacking", text)]
+
+
+def _error(first: Row, last: Row, name: str) -> float:
+    """Two standard errors of the worse of two rows; endless where neither has one."""
+    errors = [row[f"{name}_se"] for row in (first, last) if row.get(f"{name}_se") is not None]
+    return 2 * max(errors) if errors else math.inf

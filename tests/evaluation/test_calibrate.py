@@ -81,5 +81,5 @@ def test_calibration_scores_as_the_reward_does_and_ranks_by_auc() -> None:
         found = torch.stack([row.scores[label][index] for label in LABELS])
         assert torch.allclose(found, scores.vsm, atol=1e-6, equal_nan=True)
     # What holds for any sensible backbone: a copy stays a copy, a repainted figure does not.
-    assert row.vsm["same"] > row.vsm["hue turned"] + 0.3
+    assert row.vsm["same"] > row.vsm["other palette"] + 0.3
     assert row.nssm["same"] < row.nssm["other view"]

@@ -14,10 +14,12 @@ from divrl_core.evaluation.heldout import (
     clustered_mean,
     heldout_jobs,
     paired_difference,
+    sample_row,
     selection_score,
     selection_summary,
     summarise,
 )
+from divrl_core.evaluation.paired import paired_differences
 from divrl_core.training.references import PromptPair
 
 NAN = math.nan
@@ -52,6 +54,44 @@ def test_undefined_scores_are_counted_and_left_out() -> None:
 def test_nothing_consistent_leaves_diversity_undefined() -> None:
     summary = summarise([score("a", 0, 0.2, 0.1), score("b", 0, 0.4, 0.1)], consistency_cutoff=0.6)
     assert summary["consistency_ratio"] == 0 and math.isnan(summary["diversity_over_consistency"])
+
+
+def true(reference: str, clean: float, turned: float, error: float) -> SampleScore:
+    """A picture of a known world; one a reference."""
+    return SampleScore(
+        reference_id=reference,
+        prompt="a toy",
+        sample=0,
+        nssm=0.4,
+        vsm=0.8,
+        clean=clean,
+        identity_error=error,
+        pose_change_deg=turned,
+    )
+
+
+def test_the_truth_is_told_where_it_is_known_worked_by_hand() -> None:
+    samples = [true("a", 1, 10.0, 0.04), true("b", 1, 30.0, 0.06), true("c", 0, 90.0, 0.20)]
+    summary = summarise(samples, consistency_cutoff=0.6)
+    assert summary["clean_share"] == pytest.approx(2 / 3)
+    assert summary["pose_change_deg"] == pytest.approx(
+        20
+    )  # what a broken picture seems to show counts for nothing
+    assert summary["identity_error"] == pytest.approx(0.1)
+    assert summary["n_clean"] == 2
+    unknown = summarise(FOUR, consistency_cutoff=0.6)
+    assert "clean_share" not in unknown and "clean" not in sample_row(FOUR[0])
+
+
+def test_a_paired_difference_of_what_is_true_worked_by_hand() -> None:
+    before = [sample_row(true("a", 1, 10.0, 0.04)), sample_row(true("b", 1, 20.0, 0.06))]
+    after = [sample_row(true("a", 1, 40.0, 0.05)), sample_row(true("b", 0, 99.0, 0.30))]
+    found = paired_differences(before, after, consistency_cutoff=0.6)
+    assert found["clean_share"].mean == pytest.approx(-0.5)
+    assert found["pose_change_deg"].mean == pytest.approx(25) and found["pose_change_deg"].n == 1
+    assert found["identity_error"].mean == pytest.approx(0.125)
+    plain = [{key: row[key] for key in ("reference_id", "prompt", "sample", "nssm", "vsm")} for row in before]
+    assert "clean_share" not in paired_differences(plain, plain, consistency_cutoff=0.6)
 
 
 def test_the_error_is_the_ordinary_one_when_every_picture_has_its_own_reference() -> None:

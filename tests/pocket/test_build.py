@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import FluxKontextPipeline
+from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
 
 from divrl_core.models.kontext import KontextAdapter
@@ -21,18 +21,22 @@ from divrl_core.models.pocket_parts import (
     learn_merges,
 )
 from divrl_core.pocket import build as build_module
-from divrl_core.pocket.build import OutOfTime, build, captions_of
+from divrl_core.pocket.build import TEXT_TO_IMAGE_PART, BuildRecipe, OutOfTime, build, captions_of
 from divrl_core.pocket.optimizer import BlockOptimizer
-from divrl_core.pocket.pairs import KontextRecipe, PairSource, all_captions, encode_captions
+from divrl_core.pocket.pairs import PairSource, TransformerRecipe, all_captions, encode_captions
+from divrl_core.pocket.train_transformer import GuidanceTeacher, flow_loss, predict
 from divrl_core.pocket.train_vae import VaeRecipe, narrow_vae, round_trip_psnr, widen
 from divrl_core.pocket.world import VIEWS, load_shard, shard_path
 
 VAE = VaeRecipe(
     narrow_steps=4, wide_steps=2, batch_size=1, crop_px=32, save_every_steps=2, report_every_steps=1
 )
-KONTEXT = KontextRecipe(
+KONTEXT = TransformerRecipe(
     shards=1, steps=4, decay_steps=2, warmup_steps=2, batch_size=2, save_every_steps=2, report_every_steps=1
 )
+
+
+BOTH = {"transformer", "transformer_text_to_image"}
 
 
 @pytest.fixture
@@ -64,7 +68,13 @@ class _StopAfter:
 
 
 def run(output, *, seed=3, kontext=KONTEXT, **settings):
-    return build(output, seed=seed, vae_recipe=VAE, kontext_recipe=kontext, vae_shards=1, **settings)
+    recipe = BuildRecipe(
+        vae=VAE,
+        text_to_image=replace(kontext, conditioning="none"),
+        kontext=kontext,
+        guidance=replace(kontext, guidance_below_time=0.7),
+    )
+    return build(output, seed=seed, recipe=recipe, **settings)
 
 
 def test_widening_a_vae_does_not_change_what_it_computes():
@@ -147,13 +157,18 @@ def test_a_built_pipeline_loads_in_diffusers_and_makes_a_picture(tmp_path, small
     assert psnr > 10 and figure_psnr > 8  # four steps from a start that already carries colour
 
 
-def test_a_build_goes_on_from_a_pipeline_and_changes_its_transformer_alone(tmp_path, small_world):
-    """With no step to make the weights come back as they were; with some, only the transformer's file differs."""
-    untouched = run(tmp_path / "untouched", start_from="pocket", kontext=replace(KONTEXT, steps=0))
-    trained = run(tmp_path / "trained", start_from="pocket")
+@pytest.mark.parametrize(("vae", "changed"), [("keep", BOTH), ("train", BOTH | {"vae"})])
+def test_a_build_goes_on_from_a_pipeline_and_changes_what_it_trains_alone(
+    tmp_path, small_world, vae, changed
+):
+    """With no step to make the weights come back as they were; with some, only the trained parts' files differ."""
+    untouched = run(
+        tmp_path / "untouched", start_from="pocket", vae="keep", kontext=replace(KONTEXT, steps=0)
+    )
+    trained = run(tmp_path / "trained", start_from="pocket", vae=vae)
     for file in sorted(path for path in POCKET_FOLDER.rglob("*") if path.is_file()):
         name = file.relative_to(POCKET_FOLDER)
-        if file.suffix == ".json":
+        if file.suffix == ".json" and file.name != "divrl.json":
             assert (trained / name).read_bytes() == file.read_bytes()
         if file.suffix == ".safetensors":
             shipped, same, other = (
@@ -161,8 +176,22 @@ def test_a_build_goes_on_from_a_pipeline_and_changes_its_transformer_alone(tmp_p
             )
             assert all(torch.equal(shipped[key], same[key]) for key in shipped)
             is_changed = any(not torch.equal(shipped[key], other[key]) for key in shipped)
-            assert is_changed == (name.parts[0] == "transformer")
+            assert is_changed == (name.parts[0] in changed)
     FluxKontextPipeline.from_pretrained(trained)
+    facts = [json.loads((folder / "divrl.json").read_text()) for folder in (POCKET_FOLDER, trained)]
+    assert facts[0]["seed"] == facts[1]["seed"], "the seed of the text side, which is kept"
+
+
+def test_a_build_with_a_vae_to_train_further_is_resumed_to_the_same_weights(tmp_path, small_world):
+    whole = run(tmp_path / "whole", start_from="pocket")
+    stopped, messages_allowed = None, 3
+    while stopped is None:
+        stopped = run(tmp_path / "stopped", start_from="pocket", report=_StopAfter(messages_allowed))
+        messages_allowed += 2
+    for part in ("transformer", "vae"):
+        (first,), (second,) = (list((folder / part).glob("*.safetensors")) for folder in (whole, stopped))
+        left, right = load_file(first), load_file(second)
+        assert {name for name in left if not torch.equal(left[name], right[name])} == set()
 
 
 def test_a_build_goes_on_with_the_text_side_of_its_start(small_world):
@@ -172,16 +201,102 @@ def test_a_build_goes_on_with_the_text_side_of_its_start(small_world):
     assert torch.equal(text.embeds[text.row[prompt]], start.encode_text([prompt]).prompt_embeds[0])
 
 
-def test_other_poses_are_taught_before_the_rate_falls(tmp_path, small_world):
-    """The pairs of a step are near ones by the share of its phase: none of them early, all of them late."""
-    recipe = replace(KONTEXT, early_near_share=0.0, near_share=1.0, batch_size=32)
+def test_the_shipped_text_to_image_model_draws_the_floor_that_its_caption_names_in_diffusers():
+    """In the pipeline's place it is a FluxPipeline; a green floor comes out greener than a pink one."""
+    part = POCKET_FOLDER / TEXT_TO_IMAGE_PART
+    transformer = FluxTransformer2DModel.from_pretrained(part, torch_dtype=torch.float32)
+    whole = FluxKontextPipeline.from_pretrained(POCKET_FOLDER, torch_dtype=torch.float32)
+    pipeline = FluxPipeline(
+        **{name: getattr(whole, name) for name in ("scheduler", "vae", "text_encoder", "text_encoder_2")},
+        tokenizer=whole.tokenizer,
+        tokenizer_2=whole.tokenizer_2,
+        transformer=transformer,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline(
+        ["a toy fox on a green floor", "a toy fox on a pink floor"],
+        height=128,
+        width=128,
+        num_inference_steps=8,
+        max_sequence_length=TEXT_TOKENS,
+        generator=[torch.Generator().manual_seed(0) for _ in range(2)],
+        output_type="pt",
+    ).images
+    edge = pictures[:, :, -12:, :12].mean((2, 3))  # the lower left corner: floor
+    greenness = edge[:, 1] - edge[:, 0]
+    assert float(greenness[0]) > float(greenness[1]) + 0.1
+
+
+def test_text_to_image_sees_no_reference():
+    """Its loss stays the same whatever stands beside; a Kontext model's does not."""
+    latents = torch.randn(2, VIEWS, 4, 64, generator=torch.Generator().manual_seed(0))
+    prompts = [[all_captions()[0]] * VIEWS] * 2
+    batch = PairSource(latents, prompts, encode_captions(seed=0), KONTEXT, seed=0).batch(0)
+    other = batch | {"reference": batch["reference"] + 1}
+    transformer = build_transformer(seed=0)
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
+    with torch.no_grad():
+        assert torch.equal(flow_loss(transformer, batch, "none"), flow_loss(transformer, other, "none"))
+        assert not torch.equal(flow_loss(transformer, batch), flow_loss(transformer, other))
+
+
+def test_the_guidance_teacher_extrapolates_from_text_to_image_where_the_pose_is_decided():
+    """v_0 + g (v - v_0) below its time, v above, each model asked by itself."""
+    recipe = replace(KONTEXT, batch_size=16, guidance_below_time=0.6)
+    latents = torch.randn(2, VIEWS, 4, 64, generator=torch.Generator().manual_seed(0))
+    prompts = [[all_captions()[0]] * VIEWS] * 2
+    batch = PairSource(latents, prompts, encode_captions(seed=0), recipe, seed=0).batch(0)
+    models = [build_transformer(seed=seed, double_blocks=1, single_blocks=1) for seed in (0, 1)]
+    for model in models:
+        torch.nn.init.normal_(model.proj_out.weight, std=0.02)
+    kontext, text_to_image = models
+    found = GuidanceTeacher(kontext, text_to_image, 0.6).velocity(batch)
+    with torch.no_grad():
+        with_reference = predict(kontext, batch, "kontext")
+        without = predict(text_to_image, batch, "none")
+    guided = without + batch["guidance"][:, None, None] * (with_reference - without)
+    below = batch["time"] < 0.6
+    assert bool(below.any()) and not bool(below.all())
+    assert torch.allclose(found[below], guided[below], atol=1e-6)
+    assert torch.allclose(found[~below], with_reference[~below], atol=1e-6)
+
+
+def test_a_student_of_the_teacher_has_no_loss_where_it_is_the_teacher():
+    """A student equal to the Kontext teacher: nothing to learn above the time, something below."""
+    recipe = replace(KONTEXT, batch_size=16, guidance_below_time=0.6)
+    latents = torch.randn(2, VIEWS, 4, 64, generator=torch.Generator().manual_seed(0))
+    prompts = [[all_captions()[0]] * VIEWS] * 2
+    batch = PairSource(latents, prompts, encode_captions(seed=0), recipe, seed=0).batch(0)
+    kontext, text_to_image = (build_transformer(seed=s, double_blocks=1, single_blocks=1) for s in (0, 1))
+    for model in (kontext, text_to_image):
+        torch.nn.init.normal_(model.proj_out.weight, std=0.02)
+    with torch.no_grad():
+        loss = flow_loss(kontext, batch, teacher=GuidanceTeacher(kontext, text_to_image, 0.6))
+    below = batch["time"] < 0.6
+    assert float(loss[~below].max()) < 1e-10 and float(loss[below].min()) > 1e-5
+
+
+def test_a_build_in_bfloat16_products_keeps_weights_in_float32_and_ends_elsewhere(tmp_path, small_world):
+    plain = run(tmp_path / "plain", start_from="pocket", vae="keep")
+    rounded = run(tmp_path / "rounded", start_from="pocket", vae="keep", mixed_precision="bf16")
+    files = [folder / "transformer" / "diffusion_pytorch_model.safetensors" for folder in (plain, rounded)]
+    first, second = (load_file(file) for file in files)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    state = load_file(tmp_path / "rounded" / "work" / "guidance" / "weights.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+def test_near_pairs_stand_where_copying_is_decided(tmp_path):
+    """Above the given time every pair is a near one by its share, below it none."""
+    recipe = replace(KONTEXT, near_share=1.0, near_above_time=0.6, near_share_below=0.0, batch_size=64)
     latents = torch.arange(VIEWS).float().reshape(1, VIEWS, 1, 1)
     prompts = [[all_captions()[0]] * VIEWS]
     source = PairSource(latents, prompts, encode_captions(seed=0), recipe, seed=0)
-    for step, is_near in ((1, False), (2, True)):
-        batch = source.batch(step)
-        same_cluster = (batch["clean"] // 2 == batch["reference"] // 2).flatten()
-        assert bool((same_cluster == is_near).all())
+    batch = source.batch(0)
+    same_stance = (batch["clean"] // 2 == batch["reference"] // 2).flatten()
+    is_noisy = batch["time"] > 0.6
+    assert bool(is_noisy.any()) and not bool(is_noisy.all())
+    assert torch.equal(same_stance, is_noisy) and torch.equal(batch["near"], is_noisy)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +304,8 @@ def test_other_poses_are_taught_before_the_rate_falls(tmp_path, small_world):
     [
         ({"seed": 4}, "begun with seed=3"),
         ({"start_from": "pocket"}, "begun with start=None"),
-        ({"kontext": replace(KONTEXT, steps=6)}, r"begun with transformer\.steps=4"),
-        ({"kontext": replace(KONTEXT, shards=9, steps=6, warmup_steps=7, lr=0.5)}, "and 1 more; go on"),
+        ({"kontext": replace(KONTEXT, steps=6)}, r"begun with text_to_image\.steps=4"),
+        ({"kontext": replace(KONTEXT, shards=9, steps=6, warmup_steps=7, lr=0.5)}, "and 9 more; go on"),
     ],
 )
 def test_a_folder_begun_otherwise_is_refused(tmp_path, small_world, settings, said):
@@ -200,8 +315,9 @@ def test_a_folder_begun_otherwise_is_refused(tmp_path, small_world, settings, sa
 
 
 def test_a_start_that_cannot_be_gone_on_from_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="leave one of them out"):
-        build(tmp_path / "out", start_from="pocket", stage="vae")
+    for settings in ({"start_from": "pocket", "stage": "vae"}, {}):
+        with pytest.raises(ValueError, match="--vae keep needs --from PIPELINE"):
+            build(tmp_path / "out", vae="keep", **settings)
     with pytest.raises(FileNotFoundError):
         build(tmp_path / "out", start_from=str(tmp_path / "nothing"))
     assert not (tmp_path / "out").exists()

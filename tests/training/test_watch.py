@@ -98,3 +98,32 @@ def test_flat_groups_are_called_out_after_three_updates_in_a_row() -> None:
 def test_groups_smaller_than_four_are_warned_of_at_the_start() -> None:
     assert any("group_size is 3" in warning.message for warning in watch(group_size=3).at_start())
     assert watch(group_size=21).at_start() == []
+
+
+def known_run(nssm: list[float], clean: list[float | None]) -> list[dict[str, Any]]:
+    rows = run_of(RISING[: 2 * (len(nssm) - 1)], nssm)
+    heldout = [row for row in rows if row["kind"] == "heldout"]
+    for row, share in zip(heldout, clean, strict=True):
+        row |= (
+            {"selection_se": None}
+            if share is None
+            else {"clean_share": share, "clean_share_se": 0.04, "selection_se": None}
+        )
+    return rows
+
+
+def test_figures_that_come_apart_are_called_out_where_the_truth_is_known() -> None:
+    (warning,) = watch().new_warnings(known_run([0.30, 0.40, 0.55], [0.90, 0.80, 0.50]))
+    assert "nSSM rises (0.300 to 0.550) while fewer pictures are whole (90% to 50% clean)" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("nssm", "clean"),
+    [
+        ([0.30, 0.40, 0.55], [0.90, 0.88, 0.86]),  # within the errors
+        ([0.30, 0.30, 0.29], [0.90, 0.80, 0.50]),  # broken, but not for diversity's sake
+        ([0.30, 0.40, 0.55], [None, None, None]),  # the world is not known
+    ],
+)
+def test_whole_figures_are_left_in_peace(nssm: list[float], clean: list[float | None]) -> None:
+    assert watch().new_warnings(known_run(nssm, clean)) == []
