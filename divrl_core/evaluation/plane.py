@@ -140,9 +140,11 @@ def _frame(axes: Axes, points: Sequence[PlanePoint]) -> None:
     rights = [p.consistency + _finite(p.consistency_se) for p in points]
     bottoms = [p.diversity - _finite(p.diversity_se) for p in points]
     tops = [p.diversity + _finite(p.diversity_se) for p in points]
-    across, up = max(max(rights) - min(lefts), 0.04), max(max(tops) - min(bottoms), 0.02)
+    across, up = max(max(rights) - min(lefts), 0.2), max(max(tops) - min(bottoms), 0.02)
     # A share lies in 0..1 and a distance above 0; a little beyond, so that a point at the end is drawn whole.
     axes.set_xlim(max(min(lefts) - 0.24 * across, -0.05), min(max(rights) + 0.24 * across, 1.05))
+    left, right = axes.get_xlim()
+    axes.set_xticks([tick for tick in axes.get_xticks() if left <= tick <= min(right, 1 + 1e-9)])
     axes.set_ylim(max(min(bottoms) - 0.2 * up, -0.02), max(tops) + 0.2 * up)
 
 

@@ -137,3 +137,10 @@ def test_ticks_are_short():
         "3e-6",
         "3.5e-6",
     ]
+
+
+def test_no_tick_of_the_plane_lies_beyond_all_pictures():
+    """A share of pictures is at most 1, also where every model has exactly that."""
+    svg = plane_chart([point("base", 1.0, 0.1), point("explore", 1.0, 0.3)])
+    ticks = [float(text) for text in texts(svg) if re.fullmatch(r"[\d.]+", text)]
+    assert "1" in texts(svg) and max(ticks) == 1
