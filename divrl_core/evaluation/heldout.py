@@ -14,7 +14,7 @@ Where the world is known (the pocket's), three more say what is true, and no rew
 - pose_change_deg: over the clean ones, how far view and joints have truly moved from the reference's.
 - identity_error: mean distance to the nearest true picture of the figure.
 
-The row of an evaluation also holds `selection`, what the best LoRA is chosen by (see `selection_score`).
+The row of an evaluation also holds `selection`, what the best LoRA is chosen by (see `selection_summary`).
 
 Pictures of one reference resemble each other, so standard errors take references, not pictures, as independent:
 se^2 = G / (G - 1) * sum over the G references of (sum of their pictures' influences)^2.
@@ -120,7 +120,7 @@ def evaluate(
     head = {"kind": "heldout", "stage": stage, "update": update, "steps": steps}
     cutoff = rewarder.consistency_cutoff
     summary = summarise(samples, consistency_cutoff=cutoff)
-    selection = selection_summary(rewarder.config, samples, summary, consistency_cutoff=cutoff)
+    selection = selection_summary(rewarder.config, samples, gate=rewarder.gate)
     return HeldOut(
         settings={
             "seed": seed,
@@ -206,45 +206,24 @@ def clustered_mean(values: Sequence[tuple[str, float]]) -> tuple[float, float]:
     return mean, math.sqrt(count / (count - 1) * math.fsum(part**2 for part in units.values()))
 
 
-def selection_score(reward: RewardConfig, summary: Mapping[str, Any]) -> float:
-    """The held-out number that the best LoRA is chosen by; higher is better, -inf where undefined.
-
-    It is what the reward pays for. nssm: nSSM. vsm: VSM. linear: w VSM + (1 - w) nSSM. gated:
-    diversity_over_consistency x consistency_ratio, which is the mean of nSSM with pictures that are not consistent
-    counted as 0: it falls when identity is lost and when diversity is. brightness is not measured on held-out
-    pictures: there nSSM stands in, so that a smoke test has a best LoRA too.
-    """
-    match reward.kind:
-        case "gated":
-            if summary["consistency_ratio"] == 0:
-                return 0.0
-            parts = [summary["consistency_ratio"], summary["diversity_over_consistency"]]
-            return math.prod(parts) if _all_defined(parts) else -math.inf
-        case "linear":
-            parts = [summary["vsm"], summary["nssm"]]
-            return _linear(reward.vsm_weight, *parts) if _all_defined(parts) else -math.inf
-        case kind:
-            score = summary["vsm" if kind == "vsm" else "nssm"]
-            return float(score) if _all_defined([score]) else -math.inf
-
-
 def selection_summary(
-    reward: RewardConfig,
-    samples: Sequence[SampleScore],
-    summary: Mapping[str, Any],
-    *,
-    consistency_cutoff: float,
+    reward: RewardConfig, samples: Sequence[SampleScore], *, gate: float
 ) -> dict[str, float]:
-    """`selection`, the score of `selection_score`, and `selection_se`, its standard error; NaN where undefined.
+    """`selection`, the held-out number that the best LoRA is chosen by, and `selection_se`; NaN where undefined.
 
-    The score is a mean over pictures, so its error is that of the pictures' values, clustered by reference.
+    It is the mean of what the reward pays for each picture. nssm: nSSM. vsm: VSM. linear: w VSM + (1 - w) nSSM. gated:
+    nSSM less the penalty for VSM below `gate`. brightness is not measured on held-out pictures: there nSSM stands in,
+    so that a smoke test has a best LoRA too. Errors are those of the mean, clustered by reference.
     """
-    score = selection_score(reward, summary)
-    values = [
-        (sample.reference_id, _selection_value(reward, sample, consistency_cutoff)) for sample in samples
-    ]
-    _, error = clustered_mean([(name, value) for name, value in values if not math.isnan(value)])
-    return {"selection": score if math.isfinite(score) else math.nan, "selection_se": error}
+    values = [(sample.reference_id, _selection_value(reward, sample, gate)) for sample in samples]
+    mean, error = clustered_mean([(name, value) for name, value in values if not math.isnan(value)])
+    return {"selection": mean, "selection_se": error}
+
+
+def selection_score(row: Mapping[str, Any]) -> float:
+    """`selection` of a held-out row; higher is better, -inf where undefined."""
+    value = row["selection"]
+    return float(value) if _all_defined([value]) else -math.inf
 
 
 def paired_difference(before: HeldOut, after: HeldOut) -> dict[str, Difference]:
@@ -267,13 +246,13 @@ def sample_row(sample: SampleScore) -> dict[str, Any]:
     return row if not math.isnan(sample.clean) else {name: row[name] for name in row if name not in TRUTHS}
 
 
-def _selection_value(reward: RewardConfig, sample: SampleScore, consistency_cutoff: float) -> float:
-    """What one picture adds to the mean behind `selection_score`; NaN where undefined."""
+def _selection_value(reward: RewardConfig, sample: SampleScore, gate: float) -> float:
+    """What the reward pays for one picture; NaN where undefined."""
     match reward.kind:
-        case "gated" if not math.isnan(sample.vsm):
-            return sample.nssm if sample.vsm > consistency_cutoff else 0.0
-        case "gated":
+        case "gated" if math.isnan(sample.vsm):
             return math.nan
+        case "gated":
+            return sample.nssm - reward.penalty_weight * max(0.0, gate - sample.vsm) ** 2
         case "linear":
             return _linear(reward.vsm_weight, sample.vsm, sample.nssm)
         case kind:

@@ -33,7 +33,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The update with the best held-out measure so far; see `heldout.selection_score` for what is measured."""
+    """The update with the best held-out measure so far; see `heldout.selection_summary` for what is measured."""
 
     update: int
     score: float

@@ -164,7 +164,7 @@ class _Run:
             accelerator=accelerator,
             after_step=self._follow,
         )
-        self.watch = Watch(config, lambda row: selection_score(config.reward, row))
+        self.watch = Watch(config, selection_score)
         self.publisher = Publisher(
             config=config,
             folder=folder,

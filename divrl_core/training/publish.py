@@ -21,6 +21,8 @@ from .run_folder import RunFolder
 
 logger = logging.getLogger("divrl")
 
+LEAST_SCORE = -1e9  # of an update whose held-out measure is undefined: any defined one beats it
+
 
 @dataclass(frozen=True)
 class Due:
@@ -108,8 +110,8 @@ class Publisher:
 
     def _best(self, update: int, row: dict[str, Any], best: Best | None) -> Best | None:
         """The first update counts whatever its score, so that lora/best.safetensors exists; later ones must beat it."""
-        score = selection_score(self.config.reward, row)
+        score = selection_score(row)
         if best is not None and not score > best.score:
             return best
         copy_atomic(self.folder.numbered_lora(update), self.folder.best_lora)
-        return Best(update=update, score=score if math.isfinite(score) else -1.0)
+        return Best(update=update, score=score if math.isfinite(score) else LEAST_SCORE)

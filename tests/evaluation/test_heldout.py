@@ -107,15 +107,18 @@ def test_copies_of_a_picture_do_not_make_the_error_smaller() -> None:
 
 
 KINDS = ("nssm", "gated", "vsm", "linear", "brightness")
-WILD = {"nssm": 0.6, "vsm": 0.2, "consistency_ratio": 0.1, "diversity_over_consistency": 0.6}
-TAME = {"nssm": 0.4, "vsm": 0.8, "consistency_ratio": 0.8, "diversity_over_consistency": 0.4}
+
+
+def selection_of(kind: str, samples: list[SampleScore], gate: float = 0.6) -> dict[str, float]:
+    reward = RewardConfig(kind=kind, vsm_weight=0.25, penalty_weight=5.0)  # type: ignore[arg-type]
+    return selection_summary(reward, samples, gate=gate)
 
 
 @pytest.mark.parametrize(
     ("kind", "wild", "tame"),
     [
         ("nssm", 0.6, 0.4),
-        ("gated", 0.06, 0.32),
+        ("gated", 0.6 - 5 * 0.5**2, 0.4),
         ("vsm", 0.2, 0.8),
         ("linear", 0.25 * 0.2 + 0.75 * 0.6, 0.25 * 0.8 + 0.75 * 0.4),
         ("brightness", 0.6, 0.4),
@@ -124,40 +127,34 @@ TAME = {"nssm": 0.4, "vsm": 0.8, "consistency_ratio": 0.8, "diversity_over_consi
 def test_the_best_lora_is_the_one_that_earns_most_of_what_the_reward_pays(
     kind: str, wild: float, tame: float
 ) -> None:
-    reward = RewardConfig(kind=kind, vsm_weight=0.25)  # type: ignore[arg-type]
-    assert selection_score(reward, WILD) == pytest.approx(wild)
-    assert selection_score(reward, TAME) == pytest.approx(tame)
-    assert selection_score(reward, dict.fromkeys(WILD)) == -math.inf
-    assert selection_score(reward, dict.fromkeys(WILD, NAN)) == -math.inf
+    """A wild picture has nSSM .6 and VSM .2, a tame one .4 and .8; the gate is .7."""
+    for nssm, vsm, expected in ((0.6, 0.2, wild), (0.4, 0.8, tame)):
+        assert selection_of(kind, [score("a", 0, nssm, vsm)], 0.7)["selection"] == pytest.approx(expected)
 
 
-def test_a_model_that_lost_every_identity_scores_zero_with_the_gated_reward() -> None:
-    lost = {"nssm": 0.9, "consistency_ratio": 0.0, "diversity_over_consistency": None}
-    assert selection_score(RewardConfig(kind="gated"), lost) == 0
-
-
-def selection_of(kind: str, samples: list[SampleScore]) -> dict[str, float]:
-    summary = summarise(samples, consistency_cutoff=0.6)
-    reward = RewardConfig(kind=kind)  # type: ignore[arg-type]
-    return selection_summary(reward, samples, summary, consistency_cutoff=0.6)
+def test_a_row_without_a_defined_selection_is_never_the_best() -> None:
+    assert selection_score({"selection": None}) == selection_score({"selection": NAN}) == -math.inf
+    assert selection_score({"selection": -0.4}) == -0.4
 
 
 def test_the_error_of_the_selection_belongs_to_it_worked_by_hand() -> None:
-    gated = selection_of("gated", FOUR)
-    # Pictures of "a" count .2 and .4, of "b" nothing: references .3 and 0, their spread .2121, over the root of 2.
-    assert gated["selection"] == pytest.approx(0.15) and gated["selection_se"] == pytest.approx(0.15)
     summary = summarise(FOUR, consistency_cutoff=0.6)
     for kind, measure in (("nssm", "nssm"), ("vsm", "vsm"), ("brightness", "nssm")):
         expected = {"selection": summary[measure], "selection_se": summary[f"{measure}_se"]}
         assert selection_of(kind, FOUR) == pytest.approx(expected)
-    # Half of both: .55 and .55 for "a", .55 and .45 for "b"; references .55 and .5, half their distance is .025.
-    assert selection_of("linear", FOUR) == pytest.approx({"selection": 0.525, "selection_se": 0.025})
+    # "a" keeps .2 and .4, "b" pays for .1 and .5 below the gate: .55 and -.45; sums of influences +-.0625
+    assert selection_of("gated", FOUR) == pytest.approx({"selection": 0.175, "selection_se": 0.125})
+    # .375 and .475 for "a", .575 and .625 for "b": sums of influences -+.04375
+    assert selection_of("linear", FOUR) == pytest.approx({"selection": 0.5125, "selection_se": 0.0875})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_undefined_picture_is_left_out_of_the_selection_and_nothing_defined_leaves_none(kind: str) -> None:
     undefined = score("c", 0, NAN, NAN)
     assert selection_of(kind, [*FOUR, undefined]) == pytest.approx(selection_of(kind, FOUR))
+    if kind in ("gated", "vsm", "linear"):
+        half_defined = score("c", 0, 0.3, NAN)
+        assert selection_of(kind, [*FOUR, half_defined]) == pytest.approx(selection_of(kind, FOUR))
     nothing = selection_of(kind, [undefined])
     assert math.isnan(nothing["selection"]) and math.isnan(nothing["selection_se"])
 

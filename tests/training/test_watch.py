@@ -13,7 +13,7 @@ from divrl_core.training.watch import Warned, Watch
 
 def watch(**grpo: Any) -> Watch:
     config = TrainConfig.explore(grpo=GrpoConfig(**grpo))
-    return Watch(config, lambda row: selection_score(config.reward, row))
+    return Watch(config, selection_score)
 
 
 def logged(warnings: list[Warned]) -> list[dict[str, Any]]:
@@ -32,7 +32,8 @@ def train_row(update: int, reward: float, flat_groups: float = 0.0) -> dict[str,
 
 
 def heldout_row(update: int, nssm: float) -> dict[str, Any]:
-    return {"kind": "heldout", "update": update, "nssm": nssm, "nssm_se": 0.01, "selection_se": 0.01}
+    measures = {"nssm": nssm, "nssm_se": 0.01, "selection": nssm, "selection_se": 0.01}
+    return {"kind": "heldout", "update": update, **measures}
 
 
 def run_of(rewards: list[float], heldout: list[float]) -> list[dict[str, Any]]:
@@ -55,13 +56,12 @@ def test_a_rising_reward_with_falling_held_out_measures_is_called_out_once() -> 
     assert watch().new_warnings([*rows, *logged([warning])]) == [], "the log knows, whoever reads it"
 
 
-def gated_run(diversity: list[float], selection_se: float | None) -> list[dict[str, Any]]:
+def gated_run(selection: list[float], selection_se: float | None) -> list[dict[str, Any]]:
     """A suppress run whose nSSM is known well; the measure it is chosen by is known to `selection_se`."""
     rows = run_of(RISING, [0.30] * 5)
     heldout = [row for row in rows if row["kind"] == "heldout"]
-    for row, value in zip(heldout, diversity, strict=True):
-        row |= {"consistency_ratio": 0.5, "diversity_over_consistency": value, "nssm_se": 0.001}
-        row["selection_se"] = selection_se
+    for row, value in zip(heldout, selection, strict=True):
+        row |= {"nssm_se": 0.001, "selection": value, "selection_se": selection_se}
     return rows
 
 
@@ -70,8 +70,8 @@ def test_a_fall_is_held_against_the_error_of_the_measure_that_fell(
     selection_se: float | None, warnings: int
 ) -> None:
     config = TrainConfig.suppress(init_lora="explore.safetensors", reward=RewardConfig(kind="gated"))
-    ours = Watch(config, lambda row: selection_score(config.reward, row))
-    rows = gated_run([0.40, 0.44, 0.42, 0.40, 0.34], selection_se)  # half of it: .22 at best, .17 now
+    ours = Watch(config, selection_score)
+    rows = gated_run([0.20, 0.22, 0.21, 0.20, 0.17], selection_se)
     assert len(ours.new_warnings(rows)) == warnings
 
 
