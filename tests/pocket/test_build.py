@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +23,10 @@ from divrl_core.models.pocket_parts import (
     learn_merges,
 )
 from divrl_core.pocket import build as build_module
-from divrl_core.pocket.build import TEXT_TO_IMAGE_PART, BuildRecipe, OutOfTime, build, captions_of
+from divrl_core.pocket.build import BuildRecipe, OutOfTime, build, captions_of
 from divrl_core.pocket.optimizer import BlockOptimizer
 from divrl_core.pocket.pairs import PairSource, TransformerRecipe, all_captions, encode_captions
+from divrl_core.pocket.pipeline_writer import TEXT_TO_IMAGE_PART
 from divrl_core.pocket.train_transformer import GuidanceTeacher, flow_loss, predict
 from divrl_core.pocket.train_vae import VaeRecipe, narrow_vae, round_trip_psnr, widen
 from divrl_core.pocket.world import VIEWS, load_shard, shard_path
@@ -225,6 +228,15 @@ def test_the_shipped_text_to_image_model_draws_the_floor_that_its_caption_names_
     edge = pictures[:, :, -12:, :12].mean((2, 3))  # the lower left corner: floor
     greenness = edge[:, 1] - edge[:, 0]
     assert float(greenness[0]) > float(greenness[1]) + 0.1
+
+
+def test_the_shipped_weights_are_the_frozen_ones_that_the_docs_name():
+    docs = (Path(__file__).parents[2] / "docs" / "pocket.md").read_text("utf-8")
+    files = sorted(POCKET_FOLDER.rglob("*.safetensors"))
+    assert len(files) == 5
+    for file in files:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert f"| `{file.relative_to(POCKET_FOLDER).as_posix()}` | `{digest}` |" in docs
 
 
 def test_text_to_image_sees_no_reference():
