@@ -29,7 +29,10 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
+import torch
+
 from ..config import RewardConfig
+from ..rewards.gate import linear_reward, suppress_reward
 from ..training.encoded_pairs import EncodedPairs
 from ..training.policy import Policy
 from ..training.references import PromptPair, ReferenceSet, known_world
@@ -215,7 +218,8 @@ def selection_summary(
     nSSM less the penalty for VSM below `gate`. brightness is not measured on held-out pictures: there nSSM stands in,
     so that a smoke test has a best LoRA too. Errors are those of the mean, clustered by reference.
     """
-    values = [(sample.reference_id, _selection_value(reward, sample, gate)) for sample in samples]
+    names = [sample.reference_id for sample in samples]
+    values = zip(names, _rewards(reward, samples, gate), strict=True)
     mean, error = clustered_mean([(name, value) for name, value in values if not math.isnan(value)])
     return {"selection": mean, "selection_se": error}
 
@@ -246,21 +250,21 @@ def sample_row(sample: SampleScore) -> dict[str, Any]:
     return row if not math.isnan(sample.clean) else {name: row[name] for name in row if name not in TRUTHS}
 
 
-def _selection_value(reward: RewardConfig, sample: SampleScore, gate: float) -> float:
-    """What the reward pays for one picture; NaN where undefined."""
+def _rewards(reward: RewardConfig, samples: Sequence[SampleScore], gate: float) -> list[float]:
+    """What the reward pays for each picture, by the rewards' own formulas; NaN where undefined."""
+    nssm, vsm = (
+        torch.tensor([getattr(sample, name) for sample in samples], dtype=torch.float64)
+        for name in ("nssm", "vsm")
+    )
     match reward.kind:
-        case "gated" if math.isnan(sample.vsm):
-            return math.nan
         case "gated":
-            return sample.nssm - reward.penalty_weight * max(0.0, gate - sample.vsm) ** 2
+            total = suppress_reward(nssm, vsm, gate=gate, penalty_weight=reward.penalty_weight).total
         case "linear":
-            return _linear(reward.vsm_weight, sample.vsm, sample.nssm)
+            total = linear_reward(nssm, vsm, vsm_weight=reward.vsm_weight).total
         case kind:
-            return sample.vsm if kind == "vsm" else sample.nssm
-
-
-def _linear(vsm_weight: float, vsm: float, nssm: float) -> float:
-    return vsm_weight * vsm + (1 - vsm_weight) * nssm
+            total = vsm if kind == "vsm" else nssm
+    values: list[float] = total.tolist()
+    return values
 
 
 def _all_defined(values: Sequence[float | None]) -> bool:

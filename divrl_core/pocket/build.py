@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -89,7 +91,8 @@ def build(
     to the recipe's end. `mixed_precision` and `compiled` buy speed and belong to the recipe, for they round otherwise.
     `report` is told what was done, and may itself raise OutOfTime.
 
-    Raises ValueError when `output` was begun with another seed, start or recipe, or `start_from` is no pocket pipeline.
+    Raises ValueError when `output` was begun with another seed, start or recipe, `start_from` is no pocket pipeline, or
+    there is no compiler to compile with.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -97,6 +100,12 @@ def build(
     if vae == "keep" and (start is None or stage == "vae"):
         raise ValueError(
             "--vae keep needs --from PIPELINE to keep the VAE of, and --stage all to train the rest with it"
+        )
+    if compiled and not any(
+        shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name
+    ):
+        raise ValueError(
+            "--compile needs a C++ compiler (g++, clang++ or cl), found none; install one or leave it out"
         )
     recipe = recipe or BuildRecipe(vae=VaeRecipe() if start is None else CONTINUED_VAE)
     recipe = recipe.with_speed(mixed_precision, compiled)

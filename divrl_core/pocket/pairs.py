@@ -55,8 +55,8 @@ class TransformerRecipe:
 # First without a reference: a step costs half as much, and how figures stand is learned here.
 TEXT_TO_IMAGE = TransformerRecipe(
     conditioning="none",
-    steps=1200,
-    decay_steps=500,
+    steps=1000,
+    decay_steps=400,
     warmup_steps=50,
     lr=1.5e-3,
     time_mean=0.5,
@@ -64,7 +64,7 @@ TEXT_TO_IMAGE = TransformerRecipe(
 KONTEXT = TransformerRecipe(steps=3600, decay_steps=1200, warmup_steps=50, lr=1.5e-3)
 # Last, the guided velocity of both, so that one pass does the work of two, as in FLUX.1-dev.
 GUIDANCE = TransformerRecipe(
-    steps=800, decay_steps=400, warmup_steps=50, lr=1e-3, guidance_below_time=0.7, average_decay=0.995
+    steps=600, decay_steps=300, warmup_steps=30, lr=1e-3, guidance_below_time=0.7, average_decay=0.99
 )
 
 

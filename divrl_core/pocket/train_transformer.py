@@ -152,20 +152,23 @@ def train_transformer(
         if (step + 1) % recipe.save_every_steps == 0 or step + 1 == recipe.steps:
             save_state(work / name, transformer, average, optimizer, step + 1)
         if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
-            near, other = held_out_losses(average, held_out, recipe.conditioning)
+            near, other = held_out_losses(average, held_out, recipe.conditioning, teacher)
             progress(f"{name} step {step + 1} held-out flow loss near {near:.4f}, other pose {other:.4f}")
     return average
 
 
 @torch.no_grad()
 def held_out_losses(
-    transformer: FluxTransformer2DModel, held_out: PairSource, conditioning: str
+    transformer: FluxTransformer2DModel,
+    held_out: PairSource,
+    conditioning: str,
+    teacher: GuidanceTeacher | None,
 ) -> tuple[float, float]:
     """The flow loss on held-out figures: targets near the reference's pose, and in another."""
     losses, near = [], []
     for number in range(4):
         batch = held_out.batch(number)
-        losses.append(flow_loss(transformer, batch, conditioning))
+        losses.append(flow_loss(transformer, batch, conditioning, teacher))
         near.append(batch["near"])
     loss, is_near = torch.cat(losses), torch.cat(near)
     return float(loss[is_near].mean()), float(loss[~is_near].mean())

@@ -335,6 +335,14 @@ def test_a_start_that_cannot_be_gone_on_from_is_refused_before_anything_is_writt
     assert not (tmp_path / "out").exists()
 
 
+def test_compiling_without_a_compiler_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match="--compile needs a C\\+\\+ compiler"):
+        build(tmp_path / "out", compiled=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_optimizer_gives_its_state_back():
     transformer = build_transformer(seed=0, double_blocks=1, single_blocks=1)
     optimizer = BlockOptimizer(transformer, 1e-3)
