@@ -14,7 +14,7 @@ from divrl_core.pocket.figures import PLANS, any_structure, sample_identity
 from divrl_core.pocket.pose_search import nearest_poses, shrink
 from divrl_core.pocket.references import PocketReferences
 from divrl_core.pocket.render import render
-from divrl_core.pocket.truth import changes, truth_of, visible_limbs
+from divrl_core.pocket.truth import changes, pixel_errors, truth_of, visible_limbs
 from divrl_core.training.references import first_prompts, known_world
 
 
@@ -121,3 +121,13 @@ def test_pictures_searched_together_are_found_as_alone():
         )
         assert one.structure.azimuth == pytest.approx(alone[0].structure.azimuth, abs=2)
         assert one.distance == pytest.approx(alone[0].distance, abs=2e-3)
+
+
+def test_errors_inside_and_outside_the_outline_are_kept_apart_worked_by_hand():
+    """The figure off by .2 on every channel, the floor by .1 on one of three: roots of .04 and of .01 / 3."""
+    rng = np.random.default_rng(5)
+    drawn = render(sample_identity(rng, held_out=True), any_structure(rng), "blue")
+    picture = drawn.image.astype(np.float32) / 255
+    picture[drawn.mask] += 0.2
+    picture[~drawn.mask, 0] -= 0.1
+    assert pixel_errors(picture, drawn) == pytest.approx((0.2, (0.01 / 3) ** 0.5), abs=1e-4)
