@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ..training.files import write_atomic_bytes, write_atomic_json
+from .paired import TRUTHS
 from .runs import read_json
 from .sheets import ComparisonRow, Picture, comparison_sheet, score_caption, to_picture
 
@@ -21,11 +22,14 @@ LIST_NAME = "comparisons.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedPicture:
-    """One generated picture with its scores (None = undefined)."""
+    """One generated picture with its scores, and what is true of it (None = undefined or not known)."""
 
     path: Path
     nssm: float | None
     vsm: float | None
+    clean: float | None = None
+    pose_change_deg: float | None = None
+    identity_error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,15 @@ def read_comparisons(folder: Path) -> list[Comparison]:
 
 
 def compared(folder: Path, items: Sequence[Mapping[str, Any]]) -> tuple[ComparedPicture, ...]:
-    """Pictures in `folder` from their rows in a list: file, nssm, vsm."""
+    """Pictures in `folder` from their rows in a list: file, nssm, vsm, and perhaps what is true of them."""
     return tuple(
-        ComparedPicture(path=folder / item["file"], nssm=item["nssm"], vsm=item["vsm"]) for item in items
+        ComparedPicture(
+            path=folder / item["file"],
+            nssm=item["nssm"],
+            vsm=item["vsm"],
+            **{name: item.get(name) for name in TRUTHS},
+        )
+        for item in items
     )
 
 
@@ -76,7 +86,11 @@ def write_comparisons(folder: Path, comparisons: Sequence[Comparison]) -> Path:
             "prompt": comparison.prompt,
             "reference": comparison.reference.name,
             "results": {
-                model: [{"file": item.path.name, "nssm": item.nssm, "vsm": item.vsm} for item in items]
+                model: [
+                    {"file": item.path.name}
+                    | {name: getattr(item, name) for name in ("nssm", "vsm", *TRUTHS)}
+                    for item in items
+                ]
                 for model, items in comparison.results.items()
             },
         }

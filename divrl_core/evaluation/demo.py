@@ -6,28 +6,27 @@ it was.
 OUTPUT/demo.json                     what the demo was started with: settings, and the model by its hashes
 OUTPUT/explore/, suppress/           the two run folders, in each a LoRA and a report
 OUTPUT/heldout/{base,...}.json       every held-out picture's scores
+OUTPUT/pictures/                    the pictures behind them, and their references
 OUTPUT/comparisons/, comparison.jpg  the same references and seeds for all three
 OUTPUT/summary.json, report.html     the numbers and the page
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig, to_mapping
+from ..config import to_mapping
 from ..models.model_names import POCKET_FOLDER
 from ..training.data import ReferenceSet, RunData
-from ..training.files import json_ready, write_atomic_json
-from ..training.grpo_loop import train
+from ..training.files import write_atomic_json
 from .comparison import sheet_of, write_comparisons, write_sheet
-from .demo_pictures import DemoModels, gather_comparisons
+from .demo_pictures import PICTURES, DemoModels, gather_comparisons
 from .demo_settings import DemoPlan, demo_plan
+from .made_with import flat, hashed, model_hashes
 from .paired import paired_differences
 from .report import write_report
 from .results import (
@@ -38,7 +37,8 @@ from .results import (
     measures_of,
     results_of_demo,
 )
-from .runs import is_run_folder, read_json, read_rows
+from .runs import read_json
+from .stage_runs import run_stage
 from .words import claims, headline, with_error
 
 logger = logging.getLogger("divrl")
@@ -84,13 +84,9 @@ def made_with(plan: DemoPlan, model: Path) -> dict[str, Any]:
     """
     parts: dict[str, Any] = {}
     for name, config in (("explore", plan.explore), ("suppress", plan.suppress)):
-        parts |= _flat(to_mapping(replace(config, run=replace(config.run, threads=None))), name)
-    parts |= _flat(asdict(plan.evaluation), "evaluation")
-    for file in sorted(path for path in model.rglob("*") if path.is_file()):
-        name = f"model/{file.relative_to(model).as_posix()}"
-        parts[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    parts = json_ready(parts)
-    return {"hash": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), "parts": parts}
+        parts |= flat(to_mapping(replace(config, run=replace(config.run, threads=None))), name)
+    parts |= flat(asdict(plan.evaluation), "evaluation")
+    return hashed(parts | model_hashes(model))
 
 
 def carry_out(
@@ -101,9 +97,9 @@ def carry_out(
     `data` and `last_references`, the references of training and of the last evaluation, replace those that
     the plan's settings name.
     """
-    explore_lora = _stage(plan.explore, output / "explore", data)
+    explore_lora = run_stage(plan.explore, output / "explore", data)
     run = replace(plan.suppress.run, init_lora=str(explore_lora))
-    suppress_lora = _stage(replace(plan.suppress, run=run), output / "suppress", data)
+    suppress_lora = run_stage(replace(plan.suppress, run=run), output / "suppress", data)
     loras = {"explore": explore_lora, "suppress": suppress_lora}
     _evaluate(plan, output, loras, last_references)
     _write_comparisons(output)
@@ -184,36 +180,6 @@ def _refuse_other(output: Path, begun: Mapping[str, Any] | None, made: Mapping[s
     raise ValueError(f"{output} holds a demo made otherwise: changed: {', '.join(said)}{more}; {way_out}")
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}.{key}"
-        flat |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
-def _stage(config: TrainConfig, folder: Path, data: RunData | None) -> Path:
-    """Trains a stage unless it is finished, and writes its report; returns its best LoRA file."""
-    best = folder / "lora" / "best.safetensors"
-    if _is_finished(config, folder):
-        logger.info("%s is finished: %s", config.stage, best)
-    else:
-        logger.info("%s: %d updates into %s", config.stage, config.run.updates, folder)
-        best = train(config, folder, resume=is_run_folder(folder), data=data).best_lora
-    write_report([folder], folder / "report.html")
-    return best
-
-
-def _is_finished(config: TrainConfig, folder: Path) -> bool:
-    """Whether the last update's held-out row is written, which happens after everything else of that
-    update.
-    """
-    rows, _ = read_rows(folder / "metrics.jsonl")
-    is_measured = any(row.get("kind") == "heldout" and row["update"] == config.run.updates for row in rows)
-    return is_measured and (folder / "lora" / "best.safetensors").is_file()
-
-
 def _evaluate(
     plan: DemoPlan, output: Path, loras: Mapping[str, Path], references: ReferenceSet | None
 ) -> None:
@@ -223,11 +189,14 @@ def _evaluate(
         logger.info("all three models are evaluated")
         return
     models = DemoModels(plan.explore, plan.evaluation, output, references)
+    models.write_references(output / PICTURES / "references")
     for name in missing:
         models.load(loras.get(name))
         models.write_comparison(name, output / "comparisons")
         # The scores come last: their file says that the model is done.
-        write_atomic_json(output / "heldout" / f"{name}.json", models.evaluate(name).as_json())
+        write_atomic_json(
+            output / "heldout" / f"{name}.json", models.evaluate(name, output / PICTURES).as_json()
+        )
 
 
 def _write_comparisons(output: Path) -> None:

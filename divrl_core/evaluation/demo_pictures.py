@@ -4,10 +4,12 @@ in all else.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from ..config import TrainConfig
@@ -22,9 +24,13 @@ from ..training.start import make_policy, make_rewarder, open_adapter, set_threa
 from .comparison import Comparison, compared, write_picture
 from .demo_settings import DemoEvaluation
 from .generate import PictureJob, generate
-from .heldout import STREAM, HeldOut, evaluate, heldout_jobs
+from .heldout import STREAM, HeldOut, evaluate, heldout_jobs, measure, sample_row
+from .paired import TRUTHS
 from .runs import read_json
 from .sample_sheet import sheet_pairs
+
+PICTURES = "pictures"  # the folder in a demo's
+SCORES = ("nssm", "vsm", *TRUTHS)
 
 
 class DemoModels:
@@ -66,9 +72,15 @@ class DemoModels:
         elif any(weight.any() for name, weight in lora_state(transformer).items() if ".lora_B." in name):
             raise ValueError("the base model must be evaluated before a LoRA is loaded")
 
-    def evaluate(self, name: str) -> HeldOut:
-        """Held-out scores of the model as it is now."""
+    def evaluate(self, name: str, folder: Path) -> HeldOut:
+        """Held-out scores of the model as it is now, and its pictures, FOLDER/NAME-0000.png and so on."""
         settings = self._settings
+        numbers = itertools.count()
+
+        def keep(jobs: Sequence[PictureJob], pictures: Tensor) -> None:
+            for picture, number in zip(pictures, numbers, strict=False):
+                write_picture(picture_path(folder, name, number), picture)
+
         with tqdm(total=settings.pictures, desc=f"evaluating {name}", unit="picture") as progress:
             return evaluate(
                 self._policy,
@@ -82,7 +94,14 @@ class DemoModels:
                 seed=settings.seed,
                 batch_size=self._batch_size,
                 on_progress=lambda made: progress.update(made - progress.n),
+                on_pictures=keep,
             )
+
+    def write_references(self, folder: Path) -> None:
+        """The references of the evaluation, FOLDER/REFERENCE.png."""
+        for name in dict.fromkeys(pair.reference_id for pair in self._references.pairs):
+            picture = self._references.load(name, self._policy.size_px).image
+            write_picture(folder / f"{name}.png", picture)
 
     def write_comparison(self, name: str, folder: Path) -> None:
         """The model's pictures of the first references: PNG files, and a list NAME.json with their scores."""
@@ -102,14 +121,13 @@ class DemoModels:
             on_progress=lambda made: None,
         )
         for batch, images in pictures:
-            scores = self._rewarder.scores_each(
-                images, self._references, [job.pair.reference_id for job in batch]
-            )
-            for row, job in enumerate(batch):
+            for row, (job, score) in enumerate(
+                zip(batch, measure(batch, images, self._rewarder, self._references), strict=True)
+            ):
                 place = self._shown.index(job.pair)
                 file = write_picture(folder / f"{place:02d}-{name}-{job.sample}.png", images[row])
-                scored = {"file": file.name, "nssm": scores.nssm[row].item(), "vsm": scores.vsm[row].item()}
-                items.setdefault(place, []).append(scored)
+                scored = {key: value for key, value in sample_row(score).items() if key in SCORES}
+                items.setdefault(place, []).append({"file": file.name, **scored})
         rows = []
         for place, pair in enumerate(self._shown):
             reference = self._references.load(pair.reference_id, self._policy.size_px).image
@@ -117,6 +135,11 @@ class DemoModels:
             entry = {"reference_id": pair.reference_id, "prompt": pair.prompt, "reference": file.name}
             rows.append({**entry, "pictures": items[place]})
         write_atomic_json(folder / f"{name}.json", {"rows": rows})
+
+
+def picture_path(folder: Path, model: str, number: int) -> Path:
+    """Where a model's picture of the evaluation is kept; `number` is its place among the samples."""
+    return folder / f"{model}-{number:04d}.png"
 
 
 def last_references(settings: DemoEvaluation) -> PocketReferences:

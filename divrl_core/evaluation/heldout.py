@@ -84,42 +84,20 @@ def evaluate(
     seed: int,
     batch_size: int,
     on_progress: Callable[[int], None] = lambda made: None,
+    on_pictures: Callable[[Sequence[PictureJob], torch.Tensor], None] = lambda jobs, pictures: None,
 ) -> HeldOut:
     """Make `images` held-out pictures with the policy as it is now, and measure them.
 
-    `encoded` must hold the pairs of `heldout_jobs`. `on_progress(pictures_made)` is called before each batch.
+    `encoded` must hold the pairs of `heldout_jobs`. `on_progress(pictures_made)` is called before each batch,
+    `on_pictures(jobs, pictures)` after it.
     """
     jobs = heldout_jobs(references.pairs, images, seed=seed)
     samples: list[SampleScore] = []
-    world = known_world(references)
     for batch, pictures in generate(
         policy, encoded, jobs, steps=steps, batch_size=batch_size, on_progress=on_progress
     ):
-        scores = rewarder.scores_each(pictures, references, [job.pair.reference_id for job in batch])
-        truths: list[dict[str, float]] = [{}] * len(batch)
-        if world is not None:
-            found = world.truths(pictures, [job.pair for job in batch], rewarder.backbone)
-            truths = [
-                {
-                    "clean": float(one.is_clean),
-                    "identity_error": one.identity_error,
-                    "pose_change_deg": one.pose_change_deg,
-                }
-                for one in found
-            ]
-        samples += [
-            SampleScore(
-                reference_id=job.pair.reference_id,
-                prompt=job.pair.prompt,
-                sample=job.sample,
-                nssm=nssm,
-                vsm=vsm,
-                **truth,
-            )
-            for job, nssm, vsm, truth in zip(
-                batch, scores.nssm.tolist(), scores.vsm.tolist(), truths, strict=True
-            )
-        ]
+        samples += measure(batch, pictures, rewarder, references)
+        on_pictures(batch, pictures)
     head = {"kind": "heldout", "stage": stage, "update": update, "steps": steps}
     cutoff = rewarder.consistency_cutoff
     summary = summarise(samples, consistency_cutoff=cutoff)
@@ -139,6 +117,35 @@ def evaluate(
         summary=head | summary | selection,
         samples=tuple(samples),
     )
+
+
+def measure(
+    jobs: Sequence[PictureJob], pictures: torch.Tensor, rewarder: Rewarder, references: ReferenceSet
+) -> list[SampleScore]:
+    """The scores of pictures (B, 3, H, W) made for these jobs, with what is true of them where that is known."""
+    scores = rewarder.scores_each(pictures, references, [job.pair.reference_id for job in jobs])
+    truths: list[dict[str, float]] = [{}] * len(jobs)
+    world = known_world(references)
+    if world is not None:
+        truths = [
+            {
+                "clean": float(one.is_clean),
+                "identity_error": one.identity_error,
+                "pose_change_deg": one.pose_change_deg,
+            }
+            for one in world.truths(pictures, [job.pair for job in jobs])
+        ]
+    return [
+        SampleScore(
+            reference_id=job.pair.reference_id,
+            prompt=job.pair.prompt,
+            sample=job.sample,
+            nssm=nssm,
+            vsm=vsm,
+            **truth,
+        )
+        for job, nssm, vsm, truth in zip(jobs, scores.nssm.tolist(), scores.vsm.tolist(), truths, strict=True)
+    ]
 
 
 def heldout_jobs(pairs: Sequence[PromptPair], images: int, *, seed: int) -> tuple[PictureJob, ...]:

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 from PIL import Image
 
 from ..config import TrainConfig
 from ..settings import list_settings
 from ..training.files import write_atomic_text
 from .comparison import read_comparisons
-from .curves import StageCurve, metric_chart
 from .paired import is_defined
-from .plane import Cloud, PlanePoint, cloud_chart, plane_chart
+from .picture_cards import picture_cards
+from .report_charts import CURVES, HEALTH, cloud, line_charts, plane, stage_curve
 from .results import (
     ModelResult,
     compare,
@@ -38,18 +36,6 @@ from .sheets import short_number
 from .words import DIGITS, NAMES, claims, duration, findings, headline, number, signed, with_error
 
 NOTHING = "\u2013"
-CURVES = {
-    "reward": ("Reward", "What the stage is trained on."),
-    "nssm": ("nSSM", "Structural difference from the reference; higher is more different."),
-    "vsm": ("VSM", "Share of matched parts that still look the same; higher is more faithful."),
-    "gate_rate": ("Gate rate", "Share of training pictures whose VSM passes the gate."),
-}
-HEALTH = {
-    "reward_std_within": ("Spread of rewards within groups", "Near zero, there is nothing to learn from."),
-    "grad_rms": ("Gradient RMS", "AdamW\u2019s eps must stay far below it."),
-    "kl": ("KL to the reference policy", "How far the policy has moved."),
-    "clip_share": ("Clipped share", "Share of ratios outside the clip range."),
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,8 @@ def _context(
     differences = compare(results)
     cutoff = consistency_cutoff(results)
     comparisons = read_comparisons(demo / "comparisons") if demo else []
-    stages = [_stage_curve(record, results) for record in records]
+    stages = [stage_curve(record, results) for record in records]
+    cards, orders = picture_cards(demo, results) if demo else ([], ())
     return {
         "title": (demo or records[-1].path).resolve().name,
         "headline": headline(results, differences),
@@ -107,72 +94,21 @@ def _context(
         "cutoff": cutoff,
         "judge": _judge(results),
         "comparisons": comparisons,
+        "cards": cards,
+        "orders": orders,
         "sheets": [] if comparisons else _sheets(records),
-        "plane": _plane(results, cutoff),
+        "plane": plane(results, cutoff),
         "undefined_on_plane": [
             r.name for r in results if not is_defined(r.row.get("diversity_over_consistency"))
         ],
-        "cloud": _cloud(results, cutoff),
-        "curves": _charts(stages, CURVES, 230),
-        "health": _charts(stages, HEALTH, 190),
+        "cloud": cloud(results, cutoff),
+        "curves": line_charts(stages, CURVES, 230),
+        "health": line_charts(stages, HEALTH, 190),
         "stages": records,
         "settings": _settings_table(records),
         "evaluation": _evaluation_settings(results),
         "warnings": _warnings(records, results, differences, is_demo=demo is not None),
     }
-
-
-def _stage_curve(record: RunRecord, results: Sequence[ModelResult]) -> StageCurve:
-    gate = None
-    if setting_of(record.settings, "reward.kind") == "gated":
-        found = [
-            setting_of(record.settings, "reward.gate"),
-            *(result.settings.get("gate") for result in results),
-        ]
-        gate = next((float(value) for value in found if is_defined(value)), None)
-    return StageCurve(stage=record.stage, train=record.train, heldout=record.heldout, gate=gate)
-
-
-def _charts(
-    stages: Sequence[StageCurve], wanted: Mapping[str, tuple[str, str]], height_px: int
-) -> list[dict[str, Any]]:
-    """The charts of the metrics that any row holds, each with its name and a sentence."""
-    charts = []
-    for metric, (label, meaning) in wanted.items():
-        rows = [row for stage in stages for row in [*stage.train, *stage.heldout]]
-        if any(is_defined(row.get(metric)) for row in rows):
-            svg = metric_chart(stages, metric, label=label, height_px=height_px)
-            charts.append({"label": label, "meaning": meaning, "svg": Markup(svg)})
-    return charts
-
-
-def _plane(results: Sequence[ModelResult], cutoff: float | None) -> Markup | None:
-    points = [
-        PlanePoint(
-            name=result.name,
-            consistency=_value(result.row, "consistency_ratio"),
-            consistency_se=_value(result.row, "consistency_ratio_se"),
-            diversity=_value(result.row, "diversity_over_consistency"),
-            diversity_se=_value(result.row, "diversity_over_consistency_se"),
-        )
-        for result in results
-    ]
-    if not any(math.isfinite(point.consistency) and math.isfinite(point.diversity) for point in points):
-        return None
-    return Markup(plane_chart(points, cutoff=cutoff))
-
-
-def _cloud(results: Sequence[ModelResult], cutoff: float | None) -> Markup | None:
-    clouds = [
-        Cloud(
-            name=result.name,
-            vsm=[_value(sample, "vsm") for sample in result.samples],
-            nssm=[_value(sample, "nssm") for sample in result.samples],
-        )
-        for result in results
-        if result.samples
-    ]
-    return Markup(cloud_chart(clouds, cutoff=cutoff)) if clouds else None
 
 
 def _facts(records: Sequence[RunRecord], results: Sequence[ModelResult]) -> list[tuple[str, str]]:
@@ -298,22 +234,27 @@ def _environment() -> jinja2.Environment:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        number=number, signed=signed, with_error=with_error, short=short_number, inlined=_inlined
+        number=number,
+        signed=signed,
+        with_error=with_error,
+        short=short_number,
+        inlined=_inlined,
+        small=_small,
     )
     environment.tests["defined_number"] = is_defined
     return environment
 
 
-def _inlined(path: Path) -> str:
-    """The picture as a data URL: JPEG files as they are, others as JPEG of high quality."""
+def _small(path: Path) -> str:
+    """The picture as a data URL at a third of the bytes, for pages of hundreds."""
+    return _inlined(path, quality=80)
+
+
+def _inlined(path: Path, quality: int = 92) -> str:
+    """The picture as a data URL: JPEG files as they are, others as JPEG."""
     content = path.read_bytes()
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         buffer = io.BytesIO()
-        Image.open(io.BytesIO(content)).convert("RGB").save(buffer, "JPEG", quality=92, subsampling=0)
+        Image.open(io.BytesIO(content)).convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0)
         content = buffer.getvalue()
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _value(row: Mapping[str, Any], key: str) -> float:
-    value = row.get(key)
-    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -28,6 +28,8 @@ COLOURS = {
     "base": "#6b7280",
     "explore": "#d55e00",
     "suppress": "#0072b2",
+    "vsm": "#00805f",
+    "linear": "#a0489c",
 }
 WIDTH_PX = 368
 _TEXT_PX = 12.0
@@ -66,16 +68,23 @@ def style() -> AbstractContextManager[None]:
 
 def open_chart(width_px: int, height_px: int) -> tuple[Figure, Axes]:
     """An empty chart of this many CSS pixels, with faint horizontal lines. Call it inside `style()`."""
-    layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=3 / 72)
-    figure = Figure(figsize=(width_px / 72, height_px / 72), layout=layout)
-    axes = figure.add_subplot()
-    axes.grid(axis="y", color=COLOURS["hairline"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(length=0, pad=5)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(plain_tick))
+    figure, (axes,) = open_charts(1, width_px, height_px)
     return figure, axes
+
+
+def open_charts(count: int, width_px: int, height_px: int) -> tuple[Figure, list[Axes]]:
+    """A row of empty charts, each of this many CSS pixels, as `open_chart` makes one."""
+    layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=3 / 72)
+    figure = Figure(figsize=(count * width_px / 72, height_px / 72), layout=layout)
+    panels = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+    for axes in panels:
+        axes.grid(axis="y", color=COLOURS["hairline"], linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(length=0, pad=5)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(plain_tick))
+    return figure, panels
 
 
 def plain_tick(value: float, _position: int | None = None) -> str:

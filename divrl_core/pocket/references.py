@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..models.features.base import Backbone
+from ..models.features.lite0 import Lite0Backbone
 from ..training.references import PromptPair, Reference, prompt_pairs
 from .figures import BACKGROUNDS, background_of, caption
 from .render import render
@@ -58,16 +58,23 @@ class PocketReferences:
         """The picture and its exact mask; raises ValueError for an id that is not of this set."""
         return self._load(reference_id, size_px)
 
-    def truths(self, pictures: Tensor, pairs: Sequence[PromptPair], backbone: Backbone) -> list[Truth]:
-        """Whether pictures (B, 3, S, S) are whole pictures of their figures, and how far they have moved."""
+    def truths(self, pictures: Tensor, pairs: Sequence[PromptPair]) -> list[Truth]:
+        """Whether pictures (B, 3, S, S) are whole pictures of their figures, and how far they have moved.
+
+        Their features are always calibrated Lite0's, for which the thresholds were set, whatever the reward reads.
+        """
         views = [self.view(self._number(pair.reference_id)) for pair in pairs]
         return truth_of(
             pictures,
             [view.identity for view in views],
             [background_of(pair.prompt) for pair in pairs],
             [view.structure for view in views],
-            backbone,
+            self._judge,
         )
+
+    @cached_property
+    def _judge(self) -> Lite0Backbone:
+        return Lite0Backbone.load()
 
     def _number(self, reference_id: str) -> int:
         ending = reference_id.rsplit("-", 1)[-1]

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.features.base import Backbone
-
 
 @dataclass(frozen=True)
 class PromptPair:
@@ -69,7 +67,7 @@ class Truth(Protocol):
 class KnownWorld(ReferenceSet, Protocol):
     """References whose truth is known, as the pocket world's."""
 
-    def truths(self, pictures: Tensor, pairs: Sequence[PromptPair], backbone: Backbone) -> Sequence[Truth]:
+    def truths(self, pictures: Tensor, pairs: Sequence[PromptPair]) -> Sequence[Truth]:
         """The truth of pictures (B, 3, S, S) made for these pairs."""
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from divrl_core.config import GrpoConfig, RewardConfig, RunConfig, TrainConfig, to_mapping
 from divrl_core.evaluation.comparison import ComparedPicture, Comparison, write_comparisons, write_picture
+from divrl_core.evaluation.demo_pictures import PICTURES, picture_path
 from divrl_core.evaluation.sheets import SheetRow, contact_sheet, score_caption
 
 CUTOFF = 0.6
@@ -102,6 +103,25 @@ def make_demo(path: Path, levels: Mapping[str, Level] | None = None, references:
             Comparison(reference_id=f"figure-{index}", prompt=prompt, reference=reference, results=results)
         )
     write_comparisons(folder, comparisons)
+    return path
+
+
+def add_pictures(path: Path, *, known: bool = True) -> Path:
+    """Every evaluated picture of a demo made above, and with `known` what is true of each: the later, the worse."""
+    for name in ("base", "explore", "suppress"):
+        file = path / "heldout" / f"{name}.json"
+        content = json.loads(file.read_text())
+        for number, sample in enumerate(content["samples"]):
+            write_picture(picture_path(path / PICTURES, name, number), figure(number, number + 1, side=32))
+            if known:
+                sample |= {
+                    "clean": float(number % 2),
+                    "identity_error": number / 100,
+                    "pose_change_deg": 90 - number,
+                }
+        for reference in {sample["reference_id"] for sample in content["samples"]}:
+            write_picture(path / PICTURES / "references" / f"{reference}.png", figure(0, 0, side=32))
+        file.write_text(json.dumps(content))
     return path
 
 

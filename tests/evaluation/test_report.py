@@ -15,7 +15,7 @@ from divrl_core.evaluation.paired import MEASURES
 from divrl_core.evaluation.report import write_report
 from divrl_core.evaluation.results import ModelResult
 
-from .synthetic_run import BASE, EXPLORE, SUPPRESS, make_demo, make_run
+from .synthetic_run import BASE, EXPLORE, SUPPRESS, add_pictures, make_demo, make_run
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -260,3 +260,36 @@ def test_where_the_masks_come_from_stands_over_the_table(tmp_path):
         file.write_text(json.dumps(content))
     page = Page(write_report([run], tmp_path / "r.html"))
     assert "deterministic steps; masks: 2 files, 1 whole picture." in page.text
+
+
+def test_every_evaluated_picture_is_there_with_what_is_true_of_it(tmp_path):
+    folder = add_pictures(make_demo(tmp_path / "demo", references=2))
+    page = Page(write_report([folder], tmp_path / "r.html"))
+    assert "Show all 8 comparisons" in page.text
+    assert len(page.images) == 3 * (1 + 3 * 4) + 8 * 4
+    for words in ("whole", "broken", "90°", "error .07", "largest identity error first"):
+        assert words in page.text, words
+    assert "<script" not in page.html
+
+
+def test_the_worst_cases_come_first_on_request(tmp_path):
+    folder = add_pictures(make_demo(tmp_path / "demo", references=2))
+    page = Page(write_report([folder], tmp_path / "r.html"))
+    cards = re.findall(r'class="card" style="--drawn: (\d+);--identity: (\d+);--pose: (\d+);', page.html)
+    assert [int(drawn) for drawn, _, _ in cards] == list(range(8))
+    assert [int(identity) for _, identity, _ in cards] == list(range(8))[::-1], (
+        "the last has the largest error"
+    )
+    assert [int(pose) for _, _, pose in cards] == list(range(8))[::-1], "the last has turned least"
+    for order in ("identity", "pose", "fooled"):
+        assert f"#order-{order}:checked" in page.html and f'id="order-{order}"' in page.html
+
+
+def test_without_known_truth_the_measures_order_the_pictures(tmp_path):
+    folder = add_pictures(make_demo(tmp_path / "demo", references=2), known=False)
+    page = Page(write_report([folder], tmp_path / "r.html"))
+    assert "lowest VSM first" in page.text and "broken" not in page.text
+
+
+def test_a_demo_without_kept_pictures_has_no_such_section(demo):
+    assert "Every evaluated picture" not in demo.text

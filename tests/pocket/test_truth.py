@@ -92,7 +92,7 @@ def test_the_pocket_world_tells_the_truth_of_its_references_and_others_do_not(ba
     pair = references.pairs[0]
     picture = references.load(pair.reference_id, 128).image[None]
     asked = replace(pair, prompt=pair.prompt.rsplit(" on a ", 1)[0] + f" on a {view.background} floor")
-    (truth,) = world.truths(picture, [asked], backbone)
+    (truth,) = world.truths(picture, [asked])
     assert truth.is_clean and truth.pose_change_deg < 6
 
 

@@ -1,0 +1,184 @@
+"""The experiment: base, explore, suppress and their rivals, over several seeds, each cell done once.
+
+A cell is one model of one seed, judged on the same held-out figures and noise as the others of its seed. Its file holds
+every picture's scores, the training curve and the hash of all settings that it follows from; with a file of the same
+hash there, the cell is not done again, wherever it was made.
+
+CELLS/seed-0/explore.json            one cell
+OUTPUT/seed-0/explore/               its run folder
+OUTPUT/seed-0/comparisons/           pictures of a few references, all models on the same noise
+OUTPUT/experiment.md, *.png, *.jpg   tables, frontier, curves, sheet
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..config import to_mapping
+from ..models.model_names import POCKET_FOLDER
+from ..training.data import RunData
+from ..training.files import write_atomic_json
+from ..training.references import ReferenceSet
+from .comparison import sheet_of, write_sheet
+from .demo_pictures import DemoModels, gather_comparisons
+from .experiment_plan import BASE, ExperimentPlan
+from .experiment_report import write_experiment_report
+from .heldout import HeldOut
+from .made_with import flat, hashed, model_hashes
+from .runs import read_json, read_rows
+from .stage_runs import run_stage
+
+logger = logging.getLogger("divrl")
+
+DIGITS = 5  # of every number in a cell
+CURVE = (
+    "update",
+    "kind",
+    "reward",
+    "nssm",
+    "vsm",
+    "clean_share",
+    "pose_change_deg",
+    "selection",
+    "gate_rate",
+    "samples",
+)
+SHOWN = (BASE, "explore", "suppress")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What replaces the references that the plan names: of training, and of the last evaluation."""
+
+    data: RunData | None = None
+    last_references: ReferenceSet | None = None
+
+
+def run_experiment(
+    output: Path,
+    plans: Sequence[ExperimentPlan],
+    *,
+    cells: Path | None = None,
+    minutes: float | None = None,
+    model: Path = POCKET_FOLDER,
+    sources: Sources | None = None,
+) -> Path | None:
+    """Does every cell that is not done yet, seed by seed, and writes tables and figures of all that are.
+
+    Args:
+        output: folder of runs and results; anything in it is gone on with.
+        plans: one a seed.
+        cells: folder of finished cells; None = OUTPUT/cells.
+        minutes: begin no further cell after so long; None = never stop.
+        model: the pipeline's folder, whose files' hashes the cells follow from.
+        sources: other references than those that the plans name.
+
+    Returns the written experiment.md, or None when no cell is done yet.
+    """
+    sources = sources or Sources()
+    cells = cells or output / "cells"
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    hashes = model_hashes(model)
+    for plan in plans:
+        missing = [
+            name
+            for name in plan.names
+            if not is_done(cell_path(cells, plan, name), made_with(plan, name, hashes))
+        ]
+        models: DemoModels | None = None
+        for name in missing:
+            if deadline is not None and time.monotonic() > deadline:
+                logger.info("time is over; the same command goes on from here")
+                return write_experiment_report(cells, output)
+            folder = output / f"seed-{plan.seed}"
+            lora = _train(plan, name, folder, sources.data)
+            models = models or DemoModels(
+                plan.arms[0].config, plan.evaluation, folder, sources.last_references
+            )
+            models.load(lora)
+            if name in SHOWN:
+                models.write_comparison(name, folder / "comparisons")
+            found = models.evaluate(name, folder / "pictures")
+            write_atomic_json(
+                cell_path(cells, plan, name), _cell(plan, name, found, folder, made_with(plan, name, hashes))
+            )
+            logger.info("seed %d, %s: %s", plan.seed, name, _in_short(found.summary))
+        _write_sheet(output / f"seed-{plan.seed}")
+    return write_experiment_report(cells, output)
+
+
+def cell_path(cells: Path, plan: ExperimentPlan, name: str) -> Path:
+    """The file of one model of one seed."""
+    return cells / f"seed-{plan.seed}" / f"{name}.json"
+
+
+def made_with(plan: ExperimentPlan, name: str, model: Mapping[str, str]) -> dict[str, Any]:
+    """What a cell follows from: the settings of every run behind it, of its evaluation, and the model's hashes."""
+    parts: dict[str, Any] = {}
+    for arm in plan.line_of(name):
+        run = replace(arm.config.run, threads=None)
+        parts |= flat(to_mapping(replace(arm.config, run=run)), arm.name)
+    judge = to_mapping(plan.arms[0].config)
+    parts |= flat({"model": judge["model"], "backbone": judge["reward"]["backbone"]}, "judged")
+    parts |= flat(vars(plan.evaluation), "evaluation")
+    return hashed(parts | dict(model))
+
+
+def is_done(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether the cell is there and follows from the same settings and model."""
+    return path.is_file() and read_json(path)["made_with"]["hash"] == made["hash"]
+
+
+def _train(plan: ExperimentPlan, name: str, folder: Path, data: RunData | None) -> Path | None:
+    """The best LoRA of a model, trained with all that it starts from where that is not done; None for the base."""
+    lora = None
+    for arm in plan.line_of(name):
+        config = arm.config
+        if lora is not None:
+            config = replace(config, run=replace(config.run, init_lora=str(lora)))
+        lora = run_stage(config, folder / arm.name, data)
+    return lora
+
+
+def _cell(
+    plan: ExperimentPlan, name: str, found: HeldOut, folder: Path, made: Mapping[str, Any]
+) -> dict[str, Any]:
+    curve = []
+    for arm in plan.line_of(name):
+        rows, _ = read_rows(folder / arm.name / "metrics.jsonl")
+        curve += [
+            {"arm": arm.name, **{key: row[key] for key in CURVE if key in row}}
+            for row in rows
+            if row.get("kind") != "warning"
+        ]
+    content = {"model": name, "seed": plan.seed, "made_with": made, **found.as_json(), "curve": curve}
+    return dict(_rounded(content))
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to `DIGITS` places, which is far below their error, to keep the files small."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _write_sheet(folder: Path) -> None:
+    """The sheet of base, explore and suppress, once all three have pictures here."""
+    pictures = folder / "comparisons"
+    if all((pictures / f"{name}.json").is_file() for name in SHOWN):
+        sheet = sheet_of(
+            gather_comparisons(pictures, SHOWN), title="Same references, same seeds: base, explore, suppress"
+        )
+        write_sheet(folder / "sheet.jpg", sheet)
+
+
+def _in_short(summary: Mapping[str, Any]) -> str:
+    names = ("nssm", "vsm", "clean_share", "pose_change_deg")
+    return ", ".join(f"{name} {summary[name]:.3f}" for name in names if name in summary)

@@ -1,0 +1,104 @@
+"""The experiment's pictures: two planes of diversity against identity, as measured and as is true, and the curves."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .experiment_plan import BASE, LINEAR_WEIGHTS, linear_name
+from .experiment_results import NEW_POSE, Results
+from .svg import COLOURS, open_charts, plain_tick, style
+
+_PANEL_PX = (420, 340)
+_CURVE_PX = (300, 230)
+_LABELS = {linear_name(weight): plain_tick(weight) for weight in LINEAR_WEIGHTS}
+_CURVES = {
+    "nssm": "nSSM",
+    "vsm": "VSM",
+    "clean_share": "whole pictures, share",
+    "pose_change_deg": "true change of pose of these, degrees",
+}
+
+
+def frontier_png(results: Results) -> bytes:
+    """Every model in two planes, a small dot a seed and a large one for the mean; the linear weights joined."""
+    with style():
+        figure, (measured, true) = open_charts(2, *_PANEL_PX)
+        _plane(measured, results, "consistency_ratio", "diversity_over_consistency")
+        measured.set_title("As the rewards measure it", loc="left")
+        measured.set_xlabel("consistency ratio")
+        measured.set_ylabel("diversity over consistency (nSSM)")
+        _plane(true, results, "clean_share", NEW_POSE)
+        true.set_title("As it is true", loc="left")
+        true.set_xlabel("whole pictures, share")
+        true.set_ylabel("whole and in another pose, share")
+        return _png(figure)
+
+
+def curves_png(results: Results) -> bytes:
+    """Held-out measures over the updates of explore and then suppress, a line a seed."""
+    with style():
+        figure, panels = open_charts(len(_CURVES), *_CURVE_PX)
+        for axes, (measure, label) in zip(panels, _CURVES.items(), strict=True):
+            for cell in results.cells("suppress"):
+                offset = 0
+                for arm in ("explore", "suppress"):
+                    rows = [row for row in cell.curve if row["arm"] == arm and row["kind"] == "heldout"]
+                    points = [
+                        (offset + row["update"], row[measure]) for row in rows if row.get(measure) is not None
+                    ]
+                    if points:
+                        axes.plot(*zip(*points, strict=True), color=COLOURS[arm], marker="o", markersize=3)
+                    offset += max((row["update"] for row in rows), default=0)
+                    if arm == "explore":
+                        axes.axvline(offset, color=COLOURS["muted"], linewidth=0.8, dashes=(2, 3))
+            axes.set_title(label, loc="left")
+            axes.set_xlabel("update")
+        return _png(figure)
+
+
+def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
+    line = [name for name in map(linear_name, LINEAR_WEIGHTS) if name in results.models]
+    means = {
+        name: (results.measure(name, across).mean, results.measure(name, up).mean) for name in results.models
+    }
+    if line:
+        axes.plot(*zip(*(means[name] for name in line), strict=True), color=COLOURS["linear"], linewidth=1)
+    stages = [name for name in (BASE, "explore", "suppress") if name in means]
+    for start, end in itertools.pairwise(stages):
+        axes.annotate(
+            "", xytext=means[start], xy=means[end],
+            arrowprops={"arrowstyle": "-|>", "color": COLOURS["muted"], "shrinkA": 6, "shrinkB": 6},
+        )  # fmt: skip
+    for name in results.models:
+        colour = COLOURS["linear" if name in line else name]
+        seeds = [(cell.measures[across], cell.measures[up]) for cell in results.cells(name)]
+        seeds = [point for point in seeds if all(map(math.isfinite, point))]
+        if seeds:
+            xs, ys = zip(*seeds, strict=True)
+            axes.scatter(xs, ys, s=14, color=colour, alpha=0.5, linewidths=0)
+        if all(map(math.isfinite, means[name])):
+            axes.scatter(
+                [means[name][0]],
+                [means[name][1]],
+                s=80,
+                color=colour,
+                edgecolors="white",
+                linewidths=1.5,
+                zorder=3,
+            )
+            axes.annotate(
+                _LABELS.get(name, name), means[name], (7, 5), textcoords="offset points",
+                color=colour, fontweight="bold", zorder=4,
+            )  # fmt: skip
+    axes.margins(0.14)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,34 @@
+"""What a result follows from, as one hash: settings by their dotted names, and the files of the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..training.files import json_ready
+
+
+def hashed(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """{"hash": SHA-256 of all parts in the order of their names, "parts": the parts as JSON gives them back}."""
+    ready = json_ready(dict(parts))
+    return {"hash": hashlib.sha256(json.dumps(ready, sort_keys=True).encode()).hexdigest(), "parts": ready}
+
+
+def model_hashes(model: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a pipeline's folder, by "model/" and its name in it."""
+    return {
+        f"model/{file.relative_to(model).as_posix()}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path for path in model.rglob("*") if path.is_file())
+    }
+
+
+def flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        named |= flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return named
