@@ -1,20 +1,24 @@
 """How well VSM tells a figure from others, over a grid of settings: the tables of docs/calibration.md.
 
     python benchmarks/calibration.py --cases 120 --held-out 100
+    python benchmarks/calibration.py --backbone pocket --cases 120 --held-out 100
 
 Thresholds are compared on training figures; the calibrated settings are then measured once on held-out figures.
+`--cases 0` leaves the comparison out.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from divrl_core.config import BackboneConfig
 from divrl_core.evaluation.calibrate import (
     CalibrationRow,
     Grid,
@@ -24,34 +28,41 @@ from divrl_core.evaluation.calibrate import (
     share_above,
 )
 from divrl_core.evaluation.calibration_cases import OTHER_SUBJECT, pocket_cases
-from divrl_core.models.features.lite0 import CALIBRATED, Lite0Backbone
+from divrl_core.models.features.base import BackboneSettings, load_backbone
 
+POCKET_GRID = Grid(
+    image_size_px=(192,), tau_s=(0.4, 0.5, 0.6, 0.7), tau_v=(0.3, 0.4, 0.5, 0.6), agreement=("match",),
+    colour_scale=(1.0,), weight_s8=(0.0,),
+)  # fmt: skip
 SETTINGS = ("size", "agreement", "s8", "tau_s", "tau_v")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--backbone", choices=["lite0", "pocket"], default="lite0")
     parser.add_argument("--cases", type=int, default=120, help="training figures that the grid is scored on")
     parser.add_argument(
         "--held-out", type=int, default=100, help="held-out figures for the calibrated settings"
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[160, 192, 224], help="sides in px")
+    parser.add_argument("--sizes", type=int, nargs="+", help="sides in px (lite0: 160 192 224, pocket: 192)")
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
 
-    backbone = Lite0Backbone.load(precision="float32")
-    cases = list(pocket_cases(arguments.cases, seed=arguments.seed))
-    rows = []
-    for size in arguments.sizes:
-        rows += calibrate(backbone, cases, Grid(image_size_px=(size,)))
-        print(f"size {size}: best mean AUC {max(row.auc for row in rows):.3f}", file=sys.stderr)
-    print(f"Best of each kind, {arguments.cases} training figures:\n")
-    print(grid_table(rows))
+    backbone = load_backbone(BackboneConfig(name=arguments.backbone))
+    grid = POCKET_GRID if arguments.backbone == "pocket" else Grid()
+    if arguments.cases:
+        cases = list(pocket_cases(arguments.cases, seed=arguments.seed))
+        rows = []
+        for size in arguments.sizes or grid.image_size_px:
+            rows += calibrate(backbone, cases, replace(grid, image_size_px=(size,)))
+            print(f"size {size}: best mean AUC {max(row.auc for row in rows):.3f}", file=sys.stderr)
+        print(f"Best of each kind, {arguments.cases} training figures:\n")
+        print(grid_table(rows))
 
     cases = list(pocket_cases(arguments.held_out, seed=arguments.seed, held_out=True))
-    chosen = calibrate(backbone, cases, only_calibrated())[0]
-    print(f"\nCalibrated settings, {arguments.held_out} held-out figures:\n")
-    print(label_table(chosen))
+    chosen = calibrate(backbone, cases, only_calibrated(backbone.settings))[0]
+    print(f"\n{backbone.source}; calibrated settings, {arguments.held_out} held-out figures:\n")
+    print(label_table(chosen, backbone.settings))
     aucs = ", ".join(f"{label} {auc:.3f}" for label, auc in chosen.aucs.items())
     pattern = area_under_curve(chosen.scores["other view"], chosen.scores["other pattern"])
     print(f"\nAUC of other view against other pattern {pattern:.3f}.")
@@ -60,16 +71,15 @@ def main() -> None:
     )
 
 
-def only_calibrated() -> Grid:
+def only_calibrated(settings: BackboneSettings) -> Grid:
     """A grid of one: the calibrated settings."""
-    score = CALIBRATED.score
     return Grid(
-        image_size_px=(CALIBRATED.image_size_px,),
-        tau_s=(score.tau_s,),
-        tau_v=(score.tau_v,),
-        agreement=(score.agreement,),
-        colour_scale=(CALIBRATED.colour_scale,),
-        weight_s8=(CALIBRATED.weight_s8,),
+        image_size_px=(settings.image_size_px,),
+        tau_s=(settings.score.tau_s,),
+        tau_v=(settings.score.tau_v,),
+        agreement=(settings.score.agreement,),
+        colour_scale=(settings.colour_scale,),
+        weight_s8=(settings.weight_s8,),
     )
 
 
@@ -80,7 +90,13 @@ def grid_table(rows: list[CalibrationRow]) -> str:
         best.setdefault(
             (row.settings.image_size_px, row.settings.score.agreement, row.settings.weight_s8), row
         )
-    heading = [*SETTINGS, *(f"AUC, {label}" for label in OTHER_SUBJECT), "mean AUC", "gate"]
+    heading = [
+        *SETTINGS,
+        *(f"AUC, {label}" for label in OTHER_SUBJECT),
+        "mean AUC",
+        "AUC, other pattern",
+        "gate",
+    ]
     body = [
         [
             *(str(value) for value in (kind[0], kind[1], kind[2])),
@@ -88,6 +104,7 @@ def grid_table(rows: list[CalibrationRow]) -> str:
             f"{row.settings.score.tau_v:g}",
             *(f"{row.aucs[label]:.3f}" for label in OTHER_SUBJECT),
             f"{row.auc:.3f}",
+            f"{area_under_curve(row.scores['other view'], row.scores['other pattern']):.3f}",
             f"{best_gate(row):.2f}",
         ]
         for kind, row in best.items()
@@ -95,11 +112,10 @@ def grid_table(rows: list[CalibrationRow]) -> str:
     return markdown([heading, *body])
 
 
-def label_table(row: CalibrationRow) -> str:
+def label_table(row: CalibrationRow, settings: BackboneSettings) -> str:
     """Means and shares by label."""
-    above_gate = share_above(row, CALIBRATED.gate)
-    above_cutoff = share_above(row, CALIBRATED.consistency_cutoff)
-    gate, cutoff = CALIBRATED.gate, CALIBRATED.consistency_cutoff
+    gate, cutoff = settings.gate, settings.consistency_cutoff
+    above_gate, above_cutoff = share_above(row, gate), share_above(row, cutoff)
     heading = [
         "picture",
         "nSSM",

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--figures", type=int, default=64)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--time", type=float, default=0.7, help="noise that a true other view is given, 0..1")
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--sheet", type=Path, help="a PNG of reference, sample, other view, restored")
     arguments = parser.parse_args()
 
@@ -70,10 +71,10 @@ def main() -> None:
             height=SIZE,
             width=SIZE,
             steps=arguments.steps,
-            guidance=2.5,
+            guidance=arguments.guidance,
         )
         start = interpolate(adapter.encode_images(target), noise, arguments.time)
-        second = denoise(adapter, conditioning.select(slice(1, 2)), start, restoring)
+        second = denoise(adapter, conditioning.select(slice(1, 2)), start, restoring, arguments.guidance)
         pictures = adapter.decode(torch.cat([first, second]), SIZE, SIZE)
         truths = truth_of(pictures, [view.identity] * 2, [floor] * 2, [view.structure, other], backbone)
         sampled.append(truths[0])
@@ -89,11 +90,13 @@ def main() -> None:
 
 
 @torch.no_grad()
-def denoise(adapter: KontextAdapter, conditioning: Conditioning, start: Tensor, times: list[float]) -> Tensor:
+def denoise(
+    adapter: KontextAdapter, conditioning: Conditioning, start: Tensor, times: list[float], guidance: float
+) -> Tensor:
     """Euler steps from a picture that is noised already."""
     x_t, ids = start, adapter.target_ids(SIZE, SIZE)
     for t, t_next in pairwise(times):
-        x_t = ode_step(x_t, adapter.velocity(x_t, t, conditioning, ids, 2.5), t, t_next)
+        x_t = ode_step(x_t, adapter.velocity(x_t, t, conditioning, ids, guidance), t, t_next)
     return x_t
 
 

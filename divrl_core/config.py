@@ -41,6 +41,12 @@ class RolloutConfig(Settings):
     noise_level: float = setting(
         0.8, "a of the stochastic step: 0 is none; cps takes at most 1.", above=0, at_most=2
     )
+    noise_levels: tuple[float, ...] | None = setting(
+        None,
+        "A noise level for each of the stochastic steps; null = noise_level for all.",
+        above=0,
+        at_most=2,
+    )
     stochastic_steps: tuple[int, ...] = setting(
         (0, 1, 2, 3, 4),
         "Indices of the noisy, trained steps; 0 is the first and noisiest, the others are ODE.",
@@ -69,10 +75,23 @@ class RolloutConfig(Settings):
                 f"rollout.trained_steps_per_update must be at most the number of stochastic steps, "
                 f"{len(self.stochastic_steps)}, got {self.trained_steps_per_update}"
             )
-        if self.solver == "cps" and self.noise_level > 1:
+        if self.noise_levels is not None and len(self.noise_levels) != len(self.stochastic_steps):
             raise ValueError(
-                f"rollout.noise_level must be at most 1 for the solver cps, got {self.noise_level}"
+                f"rollout.noise_levels needs one for each of the {len(self.stochastic_steps)} stochastic steps, "
+                f"got {len(self.noise_levels)}: {list(self.noise_levels)}"
             )
+        for step, level in self.noise_of_steps.items():
+            if self.solver == "cps" and level > 1:
+                name = "noise_level" if self.noise_levels is None else "noise_levels"
+                raise ValueError(
+                    f"rollout.{name} must be at most 1 for the solver cps, got {level} at step {step}"
+                )
+
+    @property
+    def noise_of_steps(self) -> dict[int, float]:
+        """The noise level of each stochastic step."""
+        levels = self.noise_levels or (self.noise_level,) * len(self.stochastic_steps)
+        return dict(zip(self.stochastic_steps, levels, strict=True))
 
     @property
     def trained_steps(self) -> int:

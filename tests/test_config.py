@@ -90,6 +90,12 @@ def test_suppress_without_a_lora_is_refused() -> None:
         ({"rollout": {"stochastic_steps": [1, 1]}}, "rollout.stochastic_steps needs different indices"),
         ({"rollout": {"trained_steps_per_update": 6}}, "at most the number of stochastic steps, 5"),
         ({"rollout": {"solver": "cps", "noise_level": 1.2}}, "at most 1 for the solver cps"),
+        ({"rollout": {"noise_levels": [0.8, 0.5]}}, "one for each of the 5 stochastic steps, got 2"),
+        ({"rollout": {"noise_levels": [0.8, 0.5, 0.4, 0.4, 0.0]}}, "rollout.noise_levels must be above 0"),
+        (
+            {"rollout": {"solver": "cps", "noise_levels": [0.8, 1.2], "stochastic_steps": [0, 3]}},
+            "at most 1 for the solver cps, got 1.2 at step 3",
+        ),
         ({"grpo": {"kl_reference": "init"}}, "needs run.init_lora"),
         ({"model": {"image_size_px": 130}}, "model.image_size_px must be a multiple of 16, got 130"),
         ({"model": {"path": ""}}, "model.path must not be empty"),

@@ -17,6 +17,13 @@ from .options import flag, number, output_folder, path, seed_option, threads_opt
 @flag("--resume", "Go on with the demo in --output; with nothing there, begin it.")
 @flag("--quick", "A few updates only: to see that it runs, not what it finds.")
 @flag("--full", "The experiment: eight models, three seeds, hours; finished cells are never done twice.")
+@number(
+    "--seeds",
+    metavar="COUNT",
+    kind=click.IntRange(min=1),
+    default=3,
+    help="With --full: how many seeds, from --seed on; one each can run side by side.",
+)
 @path(
     "--cells",
     metavar="FOLDER",
@@ -37,6 +44,7 @@ def demo(
     resume: bool,
     quick: bool,
     full: bool,
+    seeds: int,
     cells: Path | None,
     minutes: float | None,
 ) -> None:
@@ -47,7 +55,7 @@ def demo(
     divrl-train demo --full --output runs/full --cells docs/experiment/cells
     """
     if full:
-        _full(output, seed, threads, quick, cells, minutes)
+        _full(output, range(seed, seed + seeds), threads, quick, cells, minutes)
         return
     given = [name for name, value in (("--cells", cells), ("--minutes", minutes)) if value is not None]
     if given:
@@ -60,14 +68,19 @@ def demo(
 
 
 def _full(
-    output: Path, seed: int, threads: int | None, quick: bool, cells: Path | None, minutes: float | None
+    output: Path,
+    seeds: range,
+    threads: int | None,
+    quick: bool,
+    cells: Path | None,
+    minutes: float | None,
 ) -> None:
     if quick:
         raise click.UsageError("--full and --quick are opposites: leave one of them out")
     from divrl_core.evaluation.experiment import run_experiment
-    from divrl_core.evaluation.experiment_plan import SEEDS, experiment_plan
+    from divrl_core.evaluation.experiment_plan import experiment_plan
 
-    plans = [experiment_plan(seed=seed + number, threads=threads) for number in SEEDS]
+    plans = [experiment_plan(seed=seed, threads=threads) for seed in seeds]
     with resumable("the same command"):
         page = run_experiment(output, plans, cells=cells, minutes=minutes)
     if page is not None:

@@ -75,3 +75,32 @@ def build(
         )
     if pipeline is not None:
         click.echo(f"wrote {pipeline}")
+
+
+@pocket.command(short_help="Train the reward's heads on the pocket world's correspondences.")
+@output_folder("runs/heads", "Work folder: the drawn pairs, and model.safetensors in it.")
+@choice(
+    "--mixed-precision",
+    "no",
+    "bf16",
+    help="Of the VAE's products: bfloat16 is faster where the processor has it (avx512_bf16, AMX).",
+)
+@threads_option()
+@seed_option("Seed of figures, damage, weights and order.")
+def heads(output: Path, mixed_precision: Literal["no", "bf16"], threads: int | None, seed: int) -> None:
+    """Train the two heads of the reward backbone `pocket`: minutes on a CPU. Drawn pairs are kept and used again.
+
+    \b
+    divrl-train pocket heads --output runs/heads --threads 2
+    """
+    from divrl_core.pocket.train_heads import HeadRecipe, train_heads
+
+    with resumable("the same command; drawn pairs are kept"):
+        path = train_heads(
+            output,
+            recipe=HeadRecipe(mixed_precision=mixed_precision),
+            seed=seed,
+            threads=threads,
+            report=lambda message: click.echo(message, err=True),
+        )
+    click.echo(f"wrote {path}")

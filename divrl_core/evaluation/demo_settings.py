@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..config import (
+    BackboneConfig,
     DataConfig,
     GrpoConfig,
     LoraConfig,
@@ -63,11 +64,11 @@ def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfi
         model=_MODEL,
         lora=LoraConfig(rank=16),
         data=_data(quick),
-        reward=RewardConfig(kind="nssm"),
+        reward=RewardConfig(kind="nssm", backbone=_BACKBONE),
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
         optim=OptimConfig(lr=7e-4, ema_decay=0.8),
-        run=_run(2 if quick else 6, 3, seed, threads, quick),
+        run=_run(2 if quick else 8, 4, seed, threads, quick),
     )
 
 
@@ -80,11 +81,11 @@ def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConf
         model=_MODEL,
         lora=LoraConfig(rank=16),
         data=_data(quick),
-        reward=RewardConfig(kind="gated", gate=0.97, penalty_weight=40.0),
+        reward=RewardConfig(kind="gated", gate=0.97, penalty_weight=10.0, backbone=_BACKBONE),
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
         optim=OptimConfig(lr=5e-4, ema_decay=0.8),
-        run=_run(2 if quick else 8, 8, seed, threads, quick),
+        run=_run(2 if quick else 16, 8, seed, threads, quick),
     )
 
 
@@ -101,6 +102,7 @@ def evaluation_settings(*, seed: int, quick: bool) -> DemoEvaluation:
 
 
 _MODEL = ModelConfig(path="pocket", gradient_checkpointing=False)
+_BACKBONE = BackboneConfig(name="pocket")
 
 # Noise in the first two steps alone, where the pose is decided: later noise takes the pocket's pictures apart, and CPS
 # lets them hardly differ within a group (docs/pocket.md).

@@ -1,12 +1,12 @@
 """The experiment: base, explore, suppress and their rivals, over several seeds, each cell done once.
 
 A cell is one model of one seed, judged on the same held-out figures and noise as the others of its seed. Its file holds
-every picture's scores, the training curve and the hash of all settings that it follows from; with a file of the same
-hash there, the cell is not done again, wherever it was made.
+every picture's scores, the training curve, and all settings and files that it follows from; where these are the same,
+the cell is not done again, wherever it was made.
 
 CELLS/seed-0/explore.json            one cell
 OUTPUT/seed-0/explore/               its run folder
-OUTPUT/seed-0/comparisons/           pictures of a few references, all models on the same noise
+OUTPUT/seed-0/pictures/, report.html base, explore and suppress on the same noise
 OUTPUT/experiment.md, *.png, *.jpg   tables, frontier, curves, sheet
 """
 
@@ -19,17 +19,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import to_mapping
+from ..config import TrainConfig, to_mapping
 from ..models.model_names import POCKET_FOLDER
+from ..settings import list_settings
 from ..training.data import RunData
 from ..training.files import write_atomic_json
 from ..training.references import ReferenceSet
-from .comparison import sheet_of, write_sheet
+from .comparison import sheet_of, write_comparisons, write_sheet
 from .demo_pictures import DemoModels, gather_comparisons
 from .experiment_plan import BASE, ExperimentPlan
 from .experiment_report import write_experiment_report
 from .heldout import HeldOut
-from .made_with import flat, hashed, model_hashes
+from .made_with import flat, follows_alike, hashed, model_hashes
+from .report import write_report
 from .runs import read_json, read_rows
 from .stage_runs import run_stage
 
@@ -101,6 +103,7 @@ def run_experiment(
                 plan.arms[0].config, plan.evaluation, folder, sources.last_references
             )
             models.load(lora)
+            models.write_references(folder / "pictures" / "references")
             if name in SHOWN:
                 models.write_comparison(name, folder / "comparisons")
             found = models.evaluate(name, folder / "pictures")
@@ -108,7 +111,7 @@ def run_experiment(
                 cell_path(cells, plan, name), _cell(plan, name, found, folder, made_with(plan, name, hashes))
             )
             logger.info("seed %d, %s: %s", plan.seed, name, _in_short(found.summary))
-        _write_sheet(output / f"seed-{plan.seed}")
+        _write_pages(output / f"seed-{plan.seed}", cells)
     return write_experiment_report(cells, output)
 
 
@@ -131,7 +134,10 @@ def made_with(plan: ExperimentPlan, name: str, model: Mapping[str, str]) -> dict
 
 def is_done(path: Path, made: Mapping[str, Any]) -> bool:
     """Whether the cell is there and follows from the same settings and model."""
-    return path.is_file() and read_json(path)["made_with"]["hash"] == made["hash"]
+    if not path.is_file():
+        return False
+    defaults = {row.name: row.default for row in list_settings(TrainConfig)}
+    return follows_alike(read_json(path)["made_with"]["parts"], made["parts"], defaults)
 
 
 def _train(plan: ExperimentPlan, name: str, folder: Path, data: RunData | None) -> Path | None:
@@ -169,14 +175,21 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _write_sheet(folder: Path) -> None:
-    """The sheet of base, explore and suppress, once all three have pictures here."""
-    pictures = folder / "comparisons"
-    if all((pictures / f"{name}.json").is_file() for name in SHOWN):
-        sheet = sheet_of(
-            gather_comparisons(pictures, SHOWN), title="Same references, same seeds: base, explore, suppress"
-        )
-        write_sheet(folder / "sheet.jpg", sheet)
+def _write_pages(folder: Path, cells: Path) -> None:
+    """The sheet and the report of base, explore and suppress, where their pictures were made."""
+    found = {name: cells / folder.name / f"{name}.json" for name in SHOWN}
+    pictures = [folder / "comparisons" / f"{name}.json" for name in SHOWN]
+    if not all(path.is_file() for path in (*found.values(), *pictures)):
+        return
+    for name, path in found.items():
+        cell = read_json(path)
+        kept = {key: cell[key] for key in ("settings", "summary", "samples")}
+        write_atomic_json(folder / "heldout" / f"{name}.json", kept)
+    comparisons = gather_comparisons(folder / "comparisons", SHOWN)
+    write_comparisons(folder / "comparisons", comparisons)
+    sheet = sheet_of(comparisons, title="Same references, same seeds: base, explore, suppress")
+    write_sheet(folder / "sheet.jpg", sheet)
+    write_report([folder], folder / "report.html", cells=cells)
 
 
 def _in_short(summary: Mapping[str, Any]) -> str:

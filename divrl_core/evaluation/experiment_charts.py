@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from .experiment_plan import BASE, LINEAR_WEIGHTS, linear_name
 from .experiment_results import NEW_POSE, Results
-from .svg import COLOURS, open_charts, plain_tick, style
+from .svg import COLOURS, open_charts, plain_tick, style, svg_text
 
-_PANEL_PX = (420, 340)
+_PANEL_PX = (380, 340)
+_PLANES = ("consistency_ratio", "diversity_over_consistency", "clean_share", NEW_POSE)
 _CURVE_PX = (300, 230)
 _LABELS = {linear_name(weight): plain_tick(weight) for weight in LINEAR_WEIGHTS}
 _CURVES = {
@@ -27,16 +28,33 @@ _CURVES = {
 def frontier_png(results: Results) -> bytes:
     """Every model in two planes, a small dot a seed and a large one for the mean; the linear weights joined."""
     with style():
-        figure, (measured, true) = open_charts(2, *_PANEL_PX)
-        _plane(measured, results, "consistency_ratio", "diversity_over_consistency")
-        measured.set_title("As the rewards measure it", loc="left")
-        measured.set_xlabel("consistency ratio")
-        measured.set_ylabel("diversity over consistency (nSSM)")
-        _plane(true, results, "clean_share", NEW_POSE)
-        true.set_title("As it is true", loc="left")
-        true.set_xlabel("whole pictures, share")
-        true.set_ylabel("whole and in another pose, share")
-        return _png(figure)
+        return _png(_frontier(results))
+
+
+def frontier_svg(results: Results) -> str:
+    """The same as one `<svg>` for a page."""
+    means = "; ".join(
+        f"{name}: " + ", ".join(f"{measure} {results.measure(name, measure).mean:.3f}" for measure in _PLANES)
+        for name in results.models
+    )
+    with style():
+        figure = _frontier(results)
+        return svg_text(
+            figure, key="frontier", description=f"Two planes of diversity against identity. {means}."
+        )
+
+
+def _frontier(results: Results) -> Figure:
+    figure, (measured, true) = open_charts(2, *_PANEL_PX)
+    _plane(measured, results, "consistency_ratio", "diversity_over_consistency")
+    measured.set_title("As the rewards measure it", loc="left")
+    measured.set_xlabel("consistency ratio")
+    measured.set_ylabel("diversity over consistency (nSSM)")
+    _plane(true, results, "clean_share", NEW_POSE)
+    true.set_title("As it is true", loc="left")
+    true.set_xlabel("whole pictures, share")
+    true.set_ylabel("whole and in another pose, share")
+    return figure
 
 
 def curves_png(results: Results) -> bytes:
@@ -87,7 +105,7 @@ def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
                 [means[name][1]],
                 s=80,
                 color=colour,
-                edgecolors="white",
+                edgecolors=COLOURS["paper"],
                 linewidths=1.5,
                 zorder=3,
             )

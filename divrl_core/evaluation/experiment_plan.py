@@ -10,8 +10,7 @@ from .demo_settings import DemoEvaluation, demo_plan
 
 BASE = "base"
 LINEAR_WEIGHTS = (0.2, 0.4, 0.6, 0.8)
-SEEDS = (0, 1, 2)
-EXPLORE_UPDATES, SUPPRESS_UPDATES, EVALUATE_EVERY = 12, 24, 6
+EXPLORE_UPDATES, SUPPRESS_UPDATES, EVALUATE_EVERY = 8, 24, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +69,15 @@ def experiment_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
 
 
 def lengthened(config: TrainConfig, updates: int) -> TrainConfig:
-    """The same run with so many updates, evaluated on the way."""
+    """The same run with so many updates, evaluated on the way, its products in bfloat16."""
     run = replace(
         config.run,
         updates=updates,
         eval_every_updates=EVALUATE_EVERY,
         save_every_updates=EVALUATE_EVERY,
         sample_every_updates=updates,
+        eval_images=32,
+        mixed_precision="bf16",
     )
     return replace(config, run=run)
 

@@ -17,6 +17,19 @@ def hashed(parts: Mapping[str, Any]) -> dict[str, Any]:
     return {"hash": hashlib.sha256(json.dumps(ready, sort_keys=True).encode()).hexdigest(), "parts": ready}
 
 
+def follows_alike(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether a result made with the parts `before` would be made the same `now`.
+
+    A setting that did not exist then counts as its default, by the end of its dotted name (explore.grpo.kl_weight:
+    grpo.kl_weight).
+    """
+
+    def value(parts: Mapping[str, Any], name: str) -> Any:
+        return parts[name] if name in parts else json_ready({"": defaults.get(name.partition(".")[2])})[""]
+
+    return set(before) <= set(now) and all(value(before, name) == value(now, name) for name in now)
+
+
 def model_hashes(model: Path) -> dict[str, str]:
     """The SHA-256 of every file of a pipeline's folder, by "model/" and its name in it."""
     return {

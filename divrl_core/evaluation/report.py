@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
 from ..config import TrainConfig
 from ..settings import list_settings
 from ..training.files import write_atomic_text
 from .comparison import read_comparisons
+from .experiment_charts import frontier_svg
+from .experiment_results import Results
 from .paired import is_defined
 from .picture_cards import picture_cards
 from .report_charts import CURVES, HEALTH, cloud, line_charts, plane, stage_curve
@@ -46,9 +49,10 @@ class Sheet:
     source: str
 
 
-def write_report(runs: Sequence[Path], output: Path) -> Path:
+def write_report(runs: Sequence[Path], output: Path, *, cells: Path | None = None) -> Path:
     """Writes the report of a run, of several stages in order, or of a demo folder, and returns its path.
 
+    `cells`: an experiment's finished cells, for the frontier of all its models.
     A suppress run alone brings its parent along where `run.init_lora` leads to it. Raises ValueError or
     FileNotFoundError when a folder is no run, has no metrics yet, or cannot be read.
     """
@@ -57,7 +61,11 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     demo = runs[0] if len(runs) == 1 and is_demo_folder(runs[0]) else None
     records = _records(runs, demo)
     results = (results_of_demo(demo) if demo else []) or results_of_runs(records)
-    page = _environment().get_template("report.html.j2").render(_context(records, results, demo))
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(_context(records, results, demo) | {"frontier": _frontier(cells)})
+    )
     return write_atomic_text(output, page)
 
 
@@ -109,6 +117,12 @@ def _context(
         "evaluation": _evaluation_settings(results),
         "warnings": _warnings(records, results, differences, is_demo=demo is not None),
     }
+
+
+def _frontier(cells: Path | None) -> Markup | None:
+    """Every model of an experiment in two planes; None without any finished cell."""
+    results = None if cells is None else Results.read(cells)
+    return Markup(frontier_svg(results)) if results is not None and results.models else None
 
 
 def _facts(records: Sequence[RunRecord], results: Sequence[ModelResult]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ and finds the same number, bit for bit, until the weights move (the ratio law).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,13 +28,15 @@ GENTLER_RUN = "start a new run with run.init_lora=<RUN>/lora/last.safetensors an
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingPlan:
-    """The steps of an update's rollouts: the times (steps + 1), which steps are noisy, which of those are trained."""
+    """The steps of an update's rollouts: the times (steps + 1), which steps are trained, and the solver.
+
+    noise_levels: of each stochastic step; the others are deterministic.
+    """
 
     times: tuple[float, ...]
-    stochastic: frozenset[int]
     trained: frozenset[int]
     solver: str
-    noise_level: float
+    noise_levels: Mapping[int, float]
 
     def gaussian(self, x_t: Tensor, v: Tensor, step: int) -> Gaussian:
         """The distribution of the latent after a stochastic step."""
@@ -43,7 +45,7 @@ class SamplingPlan:
             v,
             self.times[step],
             self.times[step + 1],
-            noise_level=self.noise_level,
+            noise_level=self.noise_levels[step],
             t_second=self.times[1],
         )
 
@@ -90,10 +92,9 @@ def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, u
         trained = [trained[place] for place in order[: config.trained_steps]]
     return SamplingPlan(
         times=tuple(times),
-        stochastic=frozenset(config.stochastic_steps),
         trained=frozenset(trained),
         solver=config.solver,
-        noise_level=config.noise_level,
+        noise_levels=config.noise_of_steps,
     )
 
 
@@ -156,7 +157,7 @@ def roll_out(
     last = len(plan.times) - 2
     for step, (t, t_next) in enumerate(pairwise(plan.times)):
         v = policy.velocity(x_t, t, conditioning)
-        if step in plan.stochastic:
+        if step in plan.noise_levels:
             gaussian = plan.gaussian(x_t, v, step)
             x_next = draw(gaussian, noise(step + 1), dtype)
             if step in plan.trained:

@@ -28,6 +28,7 @@ from divrl_core.evaluation.experiment_results import (
     above_the_linear_line,
     expectations,
 )
+from divrl_core.evaluation.made_with import follows_alike
 from divrl_core.training.data import RunData
 
 from .toy_references import ToyReferences, tiny_stage
@@ -73,6 +74,8 @@ def test_an_experiment_leaves_a_cell_a_model_and_a_page_with_figures(finished):
     for name in ("frontier.png", "curves.png", "sheet.jpg"):
         assert (output / name).stat().st_size > 5000 and name in text
     assert "suppress − explore" in text
+    report = (output / "seed-0" / "report.html").read_text(encoding="utf-8")
+    assert "Beside its rivals" in report and "Show all 4 comparisons" in report
 
 
 def test_all_models_of_a_seed_made_the_same_pictures(finished):
@@ -117,6 +120,16 @@ def test_a_cell_made_with_other_settings_is_made_again(finished, tiny_pipeline):
     changed = {name for name, (first, second) in hashes.items() if first != second}
     assert changed == {"explore", "suppress"}, "suppress follows from explore; base and vsm do not"
     assert made_with(plan, BASE, {"model/x": "1"}) != made_with(plan, BASE, {"model/x": "2"})
+
+
+def test_a_setting_that_came_later_does_not_undo_a_cell_while_it_has_its_default():
+    before = {"explore.optim.lr": 1e-3, "model/x": "1"}
+    defaults = {"optim.lr": 3e-4, "grpo.new": (1, 2)}
+    assert follows_alike(before, before | {"explore.grpo.new": [1, 2]}, defaults)
+    assert not follows_alike(before, before | {"explore.grpo.new": [1, 3]}, defaults)
+    assert not follows_alike(before, before | {"explore.optim.lr": 2e-3}, defaults)
+    assert not follows_alike(before, {"model/x": "1"}, defaults), "a setting that is gone"
+    assert not follows_alike(before, before | {"model/y": "2"}, defaults), "a file that came"
 
 
 def test_when_time_is_over_no_further_cell_is_begun(tiny_pipeline, tmp_path, caplog):

@@ -56,7 +56,17 @@ EVERY_OPTION = [
 
 def test_the_commands_of_the_readme_are_there() -> None:
     words = {" ".join(command) for command in EVERY_COMMAND}
-    assert {"explore", "suppress", "convert", "sample", "score", "demo", "report", "pocket build"} <= words
+    assert {
+        "explore",
+        "suppress",
+        "convert",
+        "sample",
+        "score",
+        "demo",
+        "report",
+        "pocket build",
+        "pocket heads",
+    } <= words
 
 
 @pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)

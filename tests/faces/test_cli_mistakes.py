@@ -95,6 +95,12 @@ def test_suppress_names_what_its_source_lacks(tmp_path: Path) -> None:
     assert "is a raw PEFT folder; first: divrl-train convert" in told("suppress", "--from", str(tmp_path))
 
 
+def test_what_belongs_to_the_experiment_needs_it() -> None:
+    assert "--cells belong to the experiment: add --full" in told("demo", "--cells", "cells")
+    assert "--cells and --minutes belong" in told("demo", "--cells", "cells", "--minutes", "5")
+    assert "--full and --quick are opposites" in told("demo", "--full", "--quick")
+
+
 def test_no_command_at_all_shows_the_help() -> None:
     result = CliRunner().invoke(cli, [])
     assert result.exit_code == 2

@@ -132,8 +132,21 @@ def test_a_choice_of_trained_steps_is_seeded_and_leaves_all_stochastic_steps_noi
     plans = [sampling_plan(config, policy.times(6), seed=0, update=update) for update in range(40)]
     again = [sampling_plan(config, policy.times(6), seed=0, update=update) for update in range(40)]
     assert plans == again
-    assert all(plan.stochastic == frozenset(range(5)) and len(plan.trained) == 2 for plan in plans)
+    assert all(set(plan.noise_levels) == set(range(5)) and len(plan.trained) == 2 for plan in plans)
     assert frozenset().union(*(plan.trained for plan in plans)) == frozenset(range(5))
+
+
+def test_each_stochastic_step_can_have_a_noise_of_its_own(policy: Policy) -> None:
+    times = policy.times(6)
+    config = RolloutConfig(steps=6, stochastic_steps=(0, 2), noise_levels=(0.8, 0.4))
+    plan = sampling_plan(config, times, seed=0, update=0)
+    assert plan.noise_levels == {0: 0.8, 2: 0.4}
+    x_t, v = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+    for step, level in plan.noise_levels.items():
+        alone = sampling_plan(
+            RolloutConfig(steps=6, stochastic_steps=(step,), noise_level=level), times, seed=0, update=0
+        )
+        assert plan.gaussian(x_t, v, step).std == alone.gaussian(x_t, v, step).std
 
 
 def test_training_finds_the_rollouts_log_probabilities_bit_for_bit(

@@ -68,7 +68,11 @@ def load_backbone(
         from .lite0 import Lite0Backbone
 
         return Lite0Backbone.load(config, device=device, precision=precision)
-    raise ValueError(f"reward.backbone.name must be one of lite0, got {config.name!r}")
+    if config.name == "pocket":
+        from .lite0_heads import PocketBackbone
+
+        return PocketBackbone.load(config, device=device, precision=precision)
+    raise ValueError(f"reward.backbone.name must be one of lite0, pocket, got {config.name!r}")
 
 
 def merge_settings(calibrated: BackboneSettings, config: BackboneConfig) -> BackboneSettings:

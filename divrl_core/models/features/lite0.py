@@ -80,6 +80,11 @@ class Lite0Backbone:
         settings = CALIBRATED if config is None else merge_settings(CALIBRATED, config)
         return cls(network, settings)
 
+    @property
+    def network(self) -> EfficientNetLite0:
+        """The frozen network, its batch norms folded."""
+        return self._network
+
     def with_settings(self, settings: BackboneSettings) -> Lite0Backbone:
         """The same network under other settings."""
         return Lite0Backbone(self._network, settings, origin=self._origin)
