@@ -1,6 +1,7 @@
 # The commands of this repository; each makes the environment it needs in $(VENV) and makes it only once.
 #
 #   make demo                 post-train the pocket Kontext on this computer; writes runs/demo/report.html
+#   make experiment           eight models, three seeds, hours; makes docs/experiment again, cell by cell
 #   make test                 the tests
 #   make check                formatting, lint, types
 #   make bench                measured ratios of speed and memory
@@ -22,13 +23,16 @@ endif
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo experiment test check format bench clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
 
 demo: $(VENV)/.installed
 	$(BIN)/divrl-train demo --output $(DEMO) --resume
+
+experiment: $(VENV)/.installed
+	$(BIN)/divrl-train demo --full --output docs/experiment
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)

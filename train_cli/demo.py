@@ -52,7 +52,7 @@ def demo(
 
     \b
     divrl-train demo
-    divrl-train demo --full --output runs/full --cells docs/experiment/cells
+    divrl-train demo --full --output docs/experiment
     """
     if full:
         _full(output, range(seed, seed + seeds), threads, quick, cells, minutes)

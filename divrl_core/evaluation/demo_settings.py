@@ -73,8 +73,9 @@ def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfi
 
 
 def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfig:
-    """Stage 2 of the demo. The gate lies just below the base's own VSM (.99). True pictures of a figure in another
-    stance have .86 (docs/pocket.md): there the penalty takes all that their nSSM gives, and from .87 up they gain.
+    """Stage 2 of the demo. The gate lies just below what true pictures of a figure in another stance have by this
+    backbone, .98, and the base's own .99 (docs/calibration.md). The weight was chosen in short trials
+    (docs/pocket.md): with less of it broken pictures pay, with more the policy goes back to copying.
     """
     return TrainConfig.suppress(
         init_lora="explore",

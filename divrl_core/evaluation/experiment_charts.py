@@ -15,13 +15,13 @@ from .svg import COLOURS, open_charts, plain_tick, style, svg_text
 
 _PANEL_PX = (380, 340)
 _PLANES = ("consistency_ratio", "diversity_over_consistency", "clean_share", NEW_POSE)
-_CURVE_PX = (300, 230)
+_CURVE_PX = (320, 240)
 _LABELS = {linear_name(weight): plain_tick(weight) for weight in LINEAR_WEIGHTS}
 _CURVES = {
     "nssm": "nSSM",
     "vsm": "VSM",
     "clean_share": "whole pictures, share",
-    "pose_change_deg": "true change of pose of these, degrees",
+    "pose_change_deg": "their change of pose, degrees",
 }
 
 
@@ -113,7 +113,7 @@ def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
                 _LABELS.get(name, name), means[name], (7, 5), textcoords="offset points",
                 color=colour, fontweight="bold", zorder=4,
             )  # fmt: skip
-    axes.margins(0.14)
+    axes.margins(x=0.22, y=0.14)
 
 
 def _png(figure: Figure) -> bytes:

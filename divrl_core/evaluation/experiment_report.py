@@ -13,6 +13,7 @@ from .experiment_results import (
     MEASURES,
     NEW_POSE,
     NEW_POSE_DEG,
+    TURNED,
     OverSeeds,
     PairedOverSeeds,
     Results,
@@ -27,7 +28,8 @@ HEADINGS = {
     "diversity_over_consistency": "diversity over consistency",
     "clean_share": "whole",
     "pose_change_deg": "change of pose, degrees",
-    NEW_POSE: "whole, in another pose",
+    TURNED: "in another pose",
+    NEW_POSE: "whole and in another pose",
     "identity_error": "identity error",
 }
 VERDICTS = {True: "yes", False: "**no**", None: "not known"}
@@ -72,7 +74,7 @@ def page(results: Results, *, has_sheet: bool) -> str:
         "*Small dots are seeds, large ones their means. Joined: the linear rewards w VSM + (1 − w) nSSM, by w.*",
         "## Curves",
         "![Held-out measures over the updates](curves.png)",
-        "*Explore, then suppress; 16 held-out figures at each point, a line a seed.*",
+        "*Explore, then suppress; 32 pictures of 16 held-out figures at each point, a line a seed.*",
     ]
     if has_sheet:
         parts += [

@@ -16,6 +16,7 @@ from .runs import read_json
 
 NEW_POSE_DEG = 12.0  # the jitter of a copy stays below it: docs/pocket.md
 NEW_POSE = "new_pose_share"
+TURNED = "turned_share"
 MEASURES = (
     "nssm",
     "vsm",
@@ -23,6 +24,7 @@ MEASURES = (
     "diversity_over_consistency",
     "clean_share",
     "pose_change_deg",
+    TURNED,
     NEW_POSE,
     "identity_error",
 )
@@ -44,12 +46,15 @@ class Cell:
     def measures(self) -> dict[str, float]:
         """Every measure's mean over the pictures; NaN where undefined.
 
-        new_pose_share: share of pictures that are whole and stand more than 12 degrees from the reference.
+        turned_share: share of pictures that stand more than 12 degrees from the reference, whole or not.
+        new_pose_share: share of pictures that do and are whole.
         """
         values = {name: self.summary.get(name) for name in MEASURES}
         judged = [sample for sample in self.samples if sample.get("clean") is not None]
-        new = [sample["clean"] and sample["pose_change_deg"] > NEW_POSE_DEG for sample in judged]
-        values[NEW_POSE] = sum(map(bool, new)) / len(new) if new else None
+        if judged:
+            turned = [sample for sample in judged if sample["pose_change_deg"] > NEW_POSE_DEG]
+            values[TURNED] = len(turned) / len(judged)
+            values[NEW_POSE] = sum(bool(sample["clean"]) for sample in turned) / len(judged)
         return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
 

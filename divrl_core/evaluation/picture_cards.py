@@ -65,15 +65,16 @@ def picture_cards(folder: Path, results: Sequence[ModelResult]) -> tuple[list[Ca
         [picture_path(pictures, result.name, number) for result in results]
         for number in range(len(results[0].samples))
     ]
-    if not files or not all(path.is_file() for row in files for path in row):
-        return [], ()
     last = results[-1].samples
+    references = [pictures / "references" / f"{sample['reference_id']}.png" for sample in last]
+    if not files or not all(path.is_file() for row in (references, *files) for path in row):
+        return [], ()
     known = all(is_defined(sample.get("clean")) for result in results for sample in result.samples)
     orders = TRUE_ORDERS if known else MEASURED_ORDERS
     places = {order.key: _places([order.value(sample) for sample in last]) for order in orders}
     cards = [
         Card(
-            reference=pictures / "references" / f"{sample['reference_id']}.png",
+            reference=references[number],
             prompt=str(sample["prompt"]),
             results={
                 result.name: _compared(path, result.samples[number])

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -213,7 +214,7 @@ def test_the_line_of_the_linear_weights_is_read_at_the_same_consistency():
 
 def test_whole_pictures_in_another_pose_are_counted():
     made = cell("base", 0, nssm=0.1, vsm=0.9, clean=0.5, degrees=20)
-    assert made.measures["new_pose_share"] == 0.5
+    assert made.measures["new_pose_share"] == 0.5 and made.measures["turned_share"] == 1
     assert cell("base", 0, nssm=0.1, vsm=0.9, clean=0.5, degrees=5).measures["new_pose_share"] == 0
 
 
@@ -223,6 +224,13 @@ def test_the_table_gives_means_and_spread_over_seeds():
     )
     text = page(Results([first, second]), has_sheet=False)
     assert "| base | 0.200 ± 0.141 |" in text
+
+
+def test_the_committed_page_is_that_of_the_committed_cells():
+    folder = Path(__file__).parents[2] / "docs" / "experiment"
+    results = Results.read(folder / "cells")
+    assert results.models[:3] == ("base", "explore", "suppress")
+    assert (folder / "experiment.md").read_text("utf-8") == page(results, has_sheet=True)
 
 
 def test_no_cells_no_page(tmp_path):
