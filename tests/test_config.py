@@ -91,7 +91,7 @@ def test_suppress_without_a_lora_is_refused() -> None:
         ({"rollout": {"trained_steps_per_update": 6}}, "at most the number of stochastic steps, 5"),
         ({"rollout": {"solver": "cps", "noise_level": 1.2}}, "at most 1 for the solver cps"),
         ({"rollout": {"noise_levels": [0.8, 0.5]}}, "one for each of the 5 stochastic steps, got 2"),
-        ({"rollout": {"noise_levels": [0.8, 0.5, 0.4, 0.4, 0.0]}}, "rollout.noise_levels must be above 0"),
+        ({"rollout": {"noise_levels": [0.8, 0.5, 0.4, 0.4, 0.0]}}, "must be at most 2 and above 0, got 0.0"),
         (
             {"rollout": {"solver": "cps", "noise_levels": [0.8, 1.2], "stochastic_steps": [0, 3]}},
             "at most 1 for the solver cps, got 1.2 at step 3",

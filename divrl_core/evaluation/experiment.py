@@ -37,7 +37,7 @@ from .stage_runs import run_stage
 
 logger = logging.getLogger("divrl")
 
-DIGITS = 5  # of every number in a cell
+DIGITS = 5  # of every measured number in a cell
 CURVE = (
     "update",
     "kind",
@@ -162,12 +162,12 @@ def _cell(
             for row in rows
             if row.get("kind") != "warning"
         ]
-    content = {"model": name, "seed": plan.seed, "made_with": made, **found.as_json(), "curve": curve}
-    return dict(_rounded(content))
+    measured = _rounded({**found.as_json(), "curve": curve})
+    return {"model": name, "seed": plan.seed, "made_with": made, **measured}
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to `DIGITS` places, which is far below their error, to keep the files small."""
+    """Measured numbers to `DIGITS` places, which is far below their error, to keep the files small."""
     if isinstance(value, float):
         return round(value, DIGITS)
     if isinstance(value, Mapping):
