@@ -97,7 +97,9 @@ class BackboneConfig(Settings):
 
     section: ClassVar[str] = "reward.backbone"
 
-    name: str = setting("lite0", "The reward backbone.")
+    name: str = setting(
+        "lite0", "The reward backbone: lite0, or pocket (lite0 under heads that know the pocket world alone)."
+    )
     image_size_px: int | None = setting(
         None, "Side at which the backbone sees pictures.", unit="px", at_least=32
     )
