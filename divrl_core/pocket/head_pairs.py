@@ -7,6 +7,7 @@ is never changed, so it stays known which surface point shows where; what was ch
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,7 +36,6 @@ from .solids import Array
 # share of the pairs with each kind of damage, and how often it is confined to a patch
 DAMAGES = {"none": 0.35, "repainted": 0.25, "repatterned": 0.2, "speckled": 0.08, "ghost": 0.12}
 PATCH_SHARE = 0.5
-PAIRS_PER_SHARD = 128
 MATCHES_A_CELL = 4
 
 
@@ -65,11 +65,14 @@ class HeadPairs:
         )
 
 
-def draw_shards(folder: Path, count: int, *, grid: int, seed: int, workers: int) -> Iterator[HeadPairs]:
-    """The first `count` shards of `PAIRS_PER_SHARD` pairs, drawn where they are not there yet."""
+def draw_shards(
+    folder: Path, count: int, *, grid: int, seed: int, workers: int, pairs: int
+) -> Iterator[HeadPairs]:
+    """The first `count` shards of so many pairs each, drawn where they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(max_workers=workers) as pool:
-        for path in pool.map(partial(_shard, folder, grid, seed), range(count)):
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        for path in pool.map(partial(_shard, folder, grid, seed, pairs), range(count)):
             yield HeadPairs(**load_file(path))
 
 
@@ -103,13 +106,10 @@ def draw_pair(rng: np.random.Generator, *, grid: int) -> dict[str, Array]:
     }
 
 
-def _shard(folder: Path, grid: int, seed: int, number: int) -> Path:
-    path = folder / f"heads-{seed}-{grid}-{number:03d}.safetensors"
+def _shard(folder: Path, grid: int, seed: int, count: int, number: int) -> Path:
+    path = folder / f"heads-{seed}-{grid}-{count}-{number:03d}.safetensors"
     if not path.exists():
-        pairs = [
-            draw_pair(np.random.default_rng([seed, number, index]), grid=grid)
-            for index in range(PAIRS_PER_SHARD)
-        ]
+        pairs = [draw_pair(np.random.default_rng([seed, number, index]), grid=grid) for index in range(count)]
         fresh = path.with_suffix(".tmp")
         stacked = {
             name: torch.from_numpy(np.stack([pair[name] for pair in pairs])).contiguous() for name in pairs[0]

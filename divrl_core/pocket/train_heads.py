@@ -5,7 +5,7 @@ Of a picture's cell j and a reference's cells i, the semantic head learns
 against the share of j's surface that is seen in each i (InfoNCE with a dustbin), whatever the colours are. The visual
 head learns whether j was left as it is in truth, at the reference's cell that the semantic head finds:
     sigmoid((cos(v_j, v_i) - tau) / T).
-tau is .5 for both, and so is the threshold that is used later. Minutes on two cores, in one go.
+tau is .5 for both; the thresholds in use were chosen afterwards (docs/calibration.md). Minutes on two cores, in one go.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ TAU = 0.5
 class HeadRecipe:
     """How the heads are trained."""
 
-    shards: int = 39  # of 128 pairs
+    shards: int = 39
+    pairs_per_shard: int = 128
     steps: int = 2000
     batch_size: int = 24
     cells: int = 224  # of a picture's 576 that a step asks about; a figure covers some 130
@@ -82,7 +83,7 @@ def train_heads(
 ) -> Path:
     """Draw the pairs, train both heads, and write OUTPUT/model.safetensors (float16); pairs stay in OUTPUT/pairs.
 
-    `model` is the pocket pipeline whose VAE blurs three in four of the pictures.
+    `model` is the pocket pipeline whose VAE most of the pictures go through.
     """
     recipe = recipe or HeadRecipe()
     if threads is not None:
@@ -91,9 +92,15 @@ def train_heads(
     round_trip = vae_round_trip(KontextAdapter.load(model), recipe.mixed_precision)
     grid = CALIBRATED.image_size_px // 8
     shards = []
-    for number, pairs in enumerate(
-        draw_shards(output / "pairs", recipe.shards, grid=grid, seed=seed, workers=torch.get_num_threads())
-    ):
+    drawn = draw_shards(
+        output / "pairs",
+        recipe.shards,
+        grid=grid,
+        seed=seed,
+        workers=torch.get_num_threads(),
+        pairs=recipe.pairs_per_shard,
+    )
+    for number, pairs in enumerate(drawn):
         shards.append(see(network, round_trip, pairs, recipe, seed=seed + number))
         report(f"drawn and seen {number + 1} of {recipe.shards} shards")
     heads = fit(shards, recipe, seed=seed, report=report)

@@ -23,7 +23,7 @@ from divrl_core.models.features.lite0_heads import (
     unpacked,
 )
 from divrl_core.pocket.head_pairs import HeadPairs, draw_pair, draw_shards
-from divrl_core.pocket.train_heads import HeadRecipe, fit, head_losses, see
+from divrl_core.pocket.train_heads import HeadRecipe, fit, head_losses, see, train_heads
 
 GRID, PACKED = 24, 12
 
@@ -69,11 +69,10 @@ def test_a_pair_is_a_pure_function_of_its_seed():
     assert not np.array_equal(first["references"], other["references"])
 
 
-def test_shards_are_drawn_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("divrl_core.pocket.head_pairs.PAIRS_PER_SHARD", 2)
-    first = list(draw_shards(tmp_path, 2, grid=GRID, seed=3, workers=1))
+def test_shards_are_drawn_once(tmp_path):
+    first = list(draw_shards(tmp_path, 2, grid=GRID, seed=3, workers=1, pairs=2))
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = list(draw_shards(tmp_path, 2, grid=GRID, seed=3, workers=1))
+    again = list(draw_shards(tmp_path, 2, grid=GRID, seed=3, workers=1, pairs=2))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.pictures, other.pictures)
@@ -155,6 +154,21 @@ def test_training_lowers_both_losses_and_repeats_itself(pairs, network):
         torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True)
     )
     assert all(after < 0.9 * before for after, before in zip(losses(trained), losses(untrained), strict=True))
+
+
+def test_trained_heads_are_a_file_that_the_backbone_reads(tmp_path):
+    recipe = HeadRecipe(
+        shards=2, pairs_per_shard=3, steps=2, batch_size=4, warmup_steps=1, report_every_steps=1
+    )
+    told: list[str] = []
+    path = train_heads(tmp_path / "heads", recipe=recipe, report=told.append)
+    assert (
+        path == tmp_path / "heads" / "model.safetensors" and len(list((path.parent / "pairs").iterdir())) == 2
+    )
+    assert [line.split(":")[0] for line in told[-2:]] == ["heads 1 of 2", "heads 2 of 2"]
+    features = PocketBackbone.load(heads=path).extract(torch.rand(2, 3, 128, 128))
+    assert features.semantic.shape == (2, 64, GRID, GRID) and features.structure.shape == (2, 112, GRID, GRID)
+    assert torch.isfinite(features.semantic).all() and torch.isfinite(features.visual[0].values).all()
 
 
 def test_the_shipped_heads_tell_figures_apart_and_forgive_another_view():
