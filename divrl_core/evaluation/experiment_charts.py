@@ -8,13 +8,14 @@ import math
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from .experiment_plan import BASE, LINEAR_WEIGHTS, linear_name
-from .experiment_results import NEW_POSE, Results
+from .experiment_results import TURNED, Results
 from .svg import COLOURS, open_charts, plain_tick, style, svg_text
 
 _PANEL_PX = (380, 340)
-_PLANES = ("consistency_ratio", "diversity_over_consistency", "clean_share", NEW_POSE)
+_PLANES = ("consistency_ratio", "diversity_over_consistency", "clean_share", TURNED)
 _CURVE_PX = (320, 240)
 _LABELS = {linear_name(weight): plain_tick(weight) for weight in LINEAR_WEIGHTS}
 _CURVES = {
@@ -50,10 +51,10 @@ def _frontier(results: Results) -> Figure:
     measured.set_title("As the rewards measure it", loc="left")
     measured.set_xlabel("consistency ratio")
     measured.set_ylabel("diversity over consistency (nSSM)")
-    _plane(true, results, "clean_share", NEW_POSE)
+    _plane(true, results, "clean_share", TURNED)
     true.set_title("As it is true", loc="left")
     true.set_xlabel("whole pictures, share")
-    true.set_ylabel("whole and in another pose, share")
+    true.set_ylabel("in another pose, share")
     return figure
 
 
@@ -113,7 +114,10 @@ def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
                 _LABELS.get(name, name), means[name], (7, 5), textcoords="offset points",
                 color=colour, fontweight="bold", zorder=4,
             )  # fmt: skip
-    axes.margins(x=0.22, y=0.14)
+    axes.margins(y=0.14)
+    axes.set_xlim(-0.06, 1.28)  # shares, and room for the names
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
 
 
 def _png(figure: Figure) -> bytes:
