@@ -71,8 +71,8 @@ def page(results: Results, *, has_sheet: bool) -> str:
         _expectations(results),
         "## Frontier",
         "![Planes of diversity against identity](frontier.png)",
-        "*Small dots are seeds, large ones their means. Joined: the linear rewards w VSM + (1 − w) nSSM, by w. Pictures "
-        "that are both whole and in another pose are counted in the table.*",
+        "*Small dots are seeds, large ones their means. Joined: the linear rewards w VSM + (1 − w) nSSM, by w. "
+        "Pictures that are both whole and in another pose are counted in the table.*",
         "## Curves",
         "![Held-out measures over the updates](curves.png)",
         "*Explore, then suppress; 32 pictures of 16 held-out figures at each point, a line a seed.*",
