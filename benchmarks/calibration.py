@@ -28,6 +28,7 @@ from divrl_core.evaluation.calibrate import (
     share_above,
 )
 from divrl_core.evaluation.calibration_cases import OTHER_SUBJECT, pocket_cases
+from divrl_core.evaluation.experiment_report import markdown_table
 from divrl_core.models.features.base import BackboneSettings, load_backbone
 
 POCKET_GRID = Grid(
@@ -109,7 +110,7 @@ def grid_table(rows: list[CalibrationRow]) -> str:
         ]
         for kind, row in best.items()
     ]
-    return markdown([heading, *body])
+    return markdown_table([heading, *body])
 
 
 def label_table(row: CalibrationRow, settings: BackboneSettings) -> str:
@@ -139,12 +140,7 @@ def label_table(row: CalibrationRow, settings: BackboneSettings) -> str:
         ]
         for label in row.vsm
     ]
-    return markdown([heading, *body])
-
-
-def markdown(rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+    return markdown_table([heading, *body])
 
 
 if __name__ == "__main__":

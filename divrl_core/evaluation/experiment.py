@@ -87,11 +87,8 @@ def run_experiment(
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     hashes = model_hashes(model)
     for plan in plans:
-        missing = [
-            name
-            for name in plan.names
-            if not is_done(cell_path(cells, plan, name), made_with(plan, name, hashes))
-        ]
+        made = {name: made_with(plan, name, hashes) for name in plan.names}
+        missing = [name for name in plan.names if not is_done(cell_path(cells, plan, name), made[name])]
         models: DemoModels | None = None
         for name in missing:
             if deadline is not None and time.monotonic() > deadline:
@@ -99,17 +96,14 @@ def run_experiment(
                 return write_experiment_report(cells, output)
             folder = output / f"seed-{plan.seed}"
             lora = _train(plan, name, folder, sources.data)
-            models = models or DemoModels(
-                plan.arms[0].config, plan.evaluation, folder, sources.last_references
-            )
+            if models is None:
+                models = DemoModels(plan.arms[0].config, plan.evaluation, folder, sources.last_references)
+                models.write_references(folder / "pictures" / "references")
             models.load(lora)
-            models.write_references(folder / "pictures" / "references")
             if name in SHOWN:
                 models.write_comparison(name, folder / "comparisons")
             found = models.evaluate(name, folder / "pictures")
-            write_atomic_json(
-                cell_path(cells, plan, name), _cell(plan, name, found, folder, made_with(plan, name, hashes))
-            )
+            write_atomic_json(cell_path(cells, plan, name), _cell(plan, name, found, folder, made[name]))
             logger.info("seed %d, %s: %s", plan.seed, name, _in_short(found.summary))
         _write_pages(output / f"seed-{plan.seed}", cells)
     return write_experiment_report(cells, output)

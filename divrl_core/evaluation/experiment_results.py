@@ -166,16 +166,13 @@ def expectations(results: Results) -> list[Expected]:
         value = ratio(model, measure)
         return Expected(text=text, measured=f"{value:.2f} times", holds=_known(value, value >= factor))
 
-    def below(text: str, model: str, measure: str, sign: int) -> tuple[str, bool | None]:
+    def moved(text: str, model: str, measure: str, sign: int) -> Expected:
         found = to_base[model].get(measure)
         if found is None:
-            return "n/a", None
+            return Expected(text=text, measured="n/a", holds=None)
         low, high = found.interval
-        return f"{found.over_seeds.mean:+.3f} [{low:+.3f}, {high:+.3f}]", (low > 0 if sign > 0 else high < 0)
-
-    def moved(text: str, model: str, measure: str, sign: int) -> Expected:
-        measured, holds = below(text, model, measure, sign)
-        return Expected(text=text, measured=measured, holds=holds)
+        measured = f"{found.over_seeds.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return Expected(text=text, measured=measured, holds=low > 0 if sign > 0 else high < 0)
 
     lost_vsm = results.measure("suppress", "vsm").mean - results.measure(BASE, "vsm").mean
     lost_clean = results.measure("suppress", "clean_share").mean - results.measure(BASE, "clean_share").mean

@@ -139,7 +139,7 @@ def see(
         if where.any():
             pictures[where] = round_trip(pictures[where]).clamp(0, 1)
         for name, images in (("references", references), ("pictures", pictures)):
-            seen[name].append(head_inputs(network, images, CALIBRATED.image_size_px)[0].bfloat16())
+            seen[name].append(head_inputs(network, images, CALIBRATED.image_size_px).bfloat16())
     return SeenPairs(torch.cat(seen["references"]), torch.cat(seen["pictures"]), pairs)
 
 

@@ -30,6 +30,7 @@ from divrl_core.evaluation.experiment_results import (
     expectations,
 )
 from divrl_core.evaluation.made_with import follows_alike
+from divrl_core.evaluation.stage_runs import run_stage
 from divrl_core.training.data import RunData
 
 from .toy_references import ToyReferences, tiny_stage
@@ -121,6 +122,17 @@ def test_a_cell_made_with_other_settings_is_made_again(finished, tiny_pipeline):
     changed = {name for name, (first, second) in hashes.items() if first != second}
     assert changed == {"explore", "suppress"}, "suppress follows from explore; base and vsm do not"
     assert made_with(plan, BASE, {"model/x": "1"}) != made_with(plan, BASE, {"model/x": "2"})
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(finished, tiny_pipeline):
+    """Otherwise a cell would say that it was made with settings that its run never had."""
+    output, _ = finished
+    plan = tiny_plan(tiny_pipeline)
+    vsm = plan.arm("vsm").config
+    other = replace(vsm, optim=replace(vsm.optim, lr=2e-3))
+    assert run_stage(vsm, output / "seed-0" / "vsm").is_file()
+    with pytest.raises(ValueError, match=r"optim.lr \(0.001 -> 0.002\)"):
+        run_stage(other, output / "seed-0" / "vsm")
 
 
 def test_a_setting_that_came_later_does_not_undo_a_cell_while_it_has_its_default():

@@ -81,11 +81,10 @@ def test_shards_are_drawn_once(tmp_path):
 def test_inputs_keep_colour_where_it_is(network):
     picture = torch.full((1, 3, 128, 128), 0.5)
     picture[:, :, 64:, 64:] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
-    inputs, s16 = head_inputs(network, picture, 192)
-    assert inputs.shape == (1, 320, PACKED, PACKED) and s16.shape == (1, 112, PACKED, PACKED)
-    assert torch.equal(inputs[:, :112], s16)
+    inputs = head_inputs(network, picture, 192)
+    assert inputs.shape == (1, 320, PACKED, PACKED)
     coarse, s8, colour = unpacked(inputs)
-    assert torch.equal(coarse, s16) and s8.shape == (1, 40, GRID, GRID)
+    assert torch.equal(coarse, inputs[:, :112]) and s8.shape == (1, 40, GRID, GRID)
     assert torch.allclose(
         s8.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)), sum(inputs[:, 112:272].chunk(4, 1)) / 4, atol=1e-5
     )

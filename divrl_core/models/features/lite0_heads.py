@@ -98,8 +98,8 @@ def unpacked(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def head_inputs(network: EfficientNetLite0, images: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
-    """What the heads see of pictures (B, 3, H, W) in [0, 1], (B, 320, h, w), and s16 (B, 112, h, w), in float32.
+def head_inputs(network: EfficientNetLite0, images: Tensor, size_px: int) -> Tensor:
+    """What the heads see of pictures (B, 3, H, W) in [0, 1]: (B, 320, h, w) in float32.
 
     Packed on the grid of s16, a cell for 16 px of `size_px`: s16, s8 in its four quarters, OKLab in its 4 x 4 blocks.
     """
@@ -112,7 +112,7 @@ def head_inputs(network: EfficientNetLite0, images: Tensor, size_px: int) -> tup
     colour = F.avg_pool2d(weighted_oklab(images), 16 // BLOCKS_A_SIDE)
     quarters = rearrange(s8.float(), "b c (h i) (w j) -> b (i j c) h w", i=2, j=2)
     blocks = rearrange(colour, "b c (h i) (w j) -> b (i j c) h w", i=BLOCKS_A_SIDE, j=BLOCKS_A_SIDE)
-    return torch.cat([s16.float(), quarters, blocks], dim=1), s16.float()
+    return torch.cat([s16.float(), quarters, blocks], dim=1)
 
 
 class PocketBackbone:
@@ -165,9 +165,9 @@ class PocketBackbone:
 
         s16, half as fine, is repeated: nSSM, which pools 2 x 2 cells again, reads it as it is.
         """
-        inputs, s16 = head_inputs(self._network, images, self.settings.image_size_px)
+        inputs = head_inputs(self._network, images, self.settings.image_size_px)
         semantic, visual = self._heads(inputs)
-        structure = s16.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
+        structure = inputs[:, :S16_CHANNELS].repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
         return FeatureBatch(
             semantic=semantic, structure=structure, visual=(VisualFeature(name="head", values=visual),)
         )
