@@ -200,9 +200,8 @@ def head_losses(
     figure_share, changed = truth.figure_share.gather(1, cells), truth.changed.gather(1, cells)
     match_cell, match_share = _rows(truth.match_cell, cells), _rows(truth.match_share, cells)
     is_object = truth.object_share >= 0.5  # as a reward's mask has it
-    cosine = (query @ key.mT).masked_fill(
-        ~is_object[:, None], -torch.inf
-    )  # (B, picture cells, reference cells)
+    # (B, picture cells, reference cells)
+    cosine = (query @ key.mT).masked_fill(~is_object[:, None], -torch.inf)
 
     # Where is it? A cell of which little can be seen again has nothing to find.
     target = match_share * is_object.gather(1, match_cell.flatten(1)).view_as(match_share)

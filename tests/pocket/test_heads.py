@@ -103,30 +103,36 @@ def test_perfect_features_have_no_loss_and_others_have(pairs):
         def forward(self, inputs):
             return self.features
 
-    one = HeadPairs(*(values[:1] for values in vars(pairs).values()))
+    # the pair with most of its figure changed, but not all of it
+    asked = (pairs.match_share[..., 0] > 0.05) & (pairs.figure_share > 0.3)
+    is_changed = torch.nan_to_num(pairs.changed) > 0.03
+    counts = torch.minimum((asked & is_changed).sum(-1), (asked & ~is_changed).sum(-1))
+    number = int(counts.argmax())
+    assert counts[number] >= 5
+    one = HeadPairs(*(values[number : number + 1] for values in vars(pairs).values()))
     cells = GRID * GRID
     key = torch.eye(cells)[None]
     matched = one.match_share[..., 0] > 0.05
     query = torch.eye(cells)[one.match_cell[..., 0]] * matched[..., None] + 1e-6
-    look = torch.ones(1, cells, 2)
-    changed = torch.nan_to_num(one.changed) > 0.03
-    look[changed] = torch.tensor([-1.0, 1.0])
-    value = torch.ones(1, cells, 2)
+    look, value = torch.ones(1, cells, 2), torch.ones(1, cells, 2)
+    look[is_changed[number : number + 1]] = torch.tensor([-1.0, 1.0])
 
     def grid(features):
         return features.mT.reshape(1, -1, GRID, GRID)
 
-    def losses(query, look):
+    def losses(query, look, key=key):
         heads = Fixed(torch.cat([grid(key), grid(query)]), torch.cat([grid(value), grid(look)]))
         nothing = torch.zeros(1, 1)
-        return head_losses(heads, nothing, nothing, one, HeadRecipe())
+        return [float(loss) for loss in head_losses(heads, nothing, nothing, one, HeadRecipe())]
 
     right = losses(query, look)
-    moved = losses(query.roll(5, dims=1), look)
-    careless = losses(query, torch.ones_like(look))
-    assert right[0] < 0.7 * moved[0]
-    if changed.any():
-        assert right[1] < careless[1]
+    assert right[0] < 0.7 * losses(query.roll(5, dims=1), look)[0], "found elsewhere"
+    assert right[1] < 0.1 < losses(query, torch.ones_like(look))[1], "blind to changes"
+    rival = key.clone()
+    rival[0, one.object_share[0] == 0] = key[0, one.match_cell[0, matched[0], 0][0]]
+    assert losses(query, look, rival) == pytest.approx(right, abs=1e-4), (
+        "cells outside the object find nothing"
+    )
 
 
 def test_training_lowers_both_losses_and_repeats_itself(pairs, network):
