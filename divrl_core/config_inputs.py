@@ -97,7 +97,7 @@ class BackboneConfig(Settings):
 
     section: ClassVar[str] = "reward.backbone"
 
-    name: str = setting(
+    name: Literal["lite0", "pocket"] = setting(
         "lite0", "The reward backbone: lite0, or pocket (lite0 under heads that know the pocket world alone)."
     )
     image_size_px: int | None = setting(

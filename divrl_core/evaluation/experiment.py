@@ -29,10 +29,11 @@ from .comparison import sheet_of, write_comparisons, write_sheet
 from .demo_pictures import DemoModels, gather_comparisons
 from .experiment_plan import BASE, ExperimentPlan
 from .experiment_report import write_experiment_report
+from .experiment_results import read_cell
 from .heldout import HeldOut
 from .made_with import flat, follows_alike, hashed, model_hashes
 from .report import write_report
-from .runs import read_json, read_rows
+from .runs import read_rows
 from .stage_runs import run_stage
 
 logger = logging.getLogger("divrl")
@@ -84,6 +85,10 @@ def run_experiment(
     """
     sources = sources or Sources()
     cells = cells or output / "cells"
+    if cells.exists() and not cells.is_dir():
+        raise ValueError(
+            f"--cells {cells} is a file; name a folder, to be made or with an experiment's cells in it"
+        )
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     hashes = model_hashes(model)
     for plan in plans:
@@ -131,7 +136,7 @@ def is_done(path: Path, made: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
     defaults = {row.name: row.default for row in list_settings(TrainConfig)}
-    return follows_alike(read_json(path)["made_with"]["parts"], made["parts"], defaults)
+    return follows_alike(read_cell(path)["made_with"]["parts"], made["parts"], defaults)
 
 
 def _train(plan: ExperimentPlan, name: str, folder: Path, data: RunData | None) -> Path | None:
@@ -176,7 +181,7 @@ def _write_pages(folder: Path, cells: Path) -> None:
     if not all(path.is_file() for path in (*found.values(), *pictures)):
         return
     for name, path in found.items():
-        cell = read_json(path)
+        cell = read_cell(path)
         kept = {key: cell[key] for key in ("settings", "summary", "samples")}
         write_atomic_json(folder / "heldout" / f"{name}.json", kept)
     comparisons = gather_comparisons(folder / "comparisons", SHOWN)

@@ -28,6 +28,7 @@ MEASURES = (
     NEW_POSE,
     "identity_error",
 )
+CELL_PARTS = ("model", "seed", "made_with", "settings", "summary", "samples", "curve")
 ORDER = (BASE, "explore", "suppress", "vsm", *(linear_name(weight) for weight in LINEAR_WEIGHTS))
 
 
@@ -107,6 +108,16 @@ class Expected:
     holds: bool | None
 
 
+def read_cell(path: Path) -> Mapping[str, Any]:
+    """A cell's file. Raises ValueError, with the path, when it is no JSON or lacks a part."""
+    content = read_json(path)
+    missing = [name for name in CELL_PARTS if name not in content]
+    if missing:
+        lacking = ", no ".join(missing)
+        raise ValueError(f"{path} is no cell of an experiment: it has no {lacking}; delete it and run again")
+    return content
+
+
 class Results:
     """All finished cells."""
 
@@ -120,7 +131,7 @@ class Results:
         """The cells in a folder's seed-N/MODEL.json."""
         cells = []
         for path in sorted(folder.glob("seed-*/*.json")):
-            content = read_json(path)
+            content = read_cell(path)
             names = ("model", "seed", "summary", "settings")
             cells.append(
                 Cell(

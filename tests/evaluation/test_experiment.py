@@ -145,6 +145,13 @@ def test_a_setting_that_came_later_does_not_undo_a_cell_while_it_has_its_default
     assert not follows_alike(before, before | {"model/y": "2"}, defaults), "a file that came"
 
 
+def test_a_file_in_the_place_of_the_cells_is_refused_before_anything_is_trained(tiny_pipeline, tmp_path):
+    (tmp_path / "cells").write_text("")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        carry_out(tiny_pipeline, tmp_path / "full", cells=tmp_path / "cells")
+    assert not (tmp_path / "full").exists()
+
+
 def test_when_time_is_over_no_further_cell_is_begun(tiny_pipeline, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="divrl"):
         assert carry_out(tiny_pipeline, tmp_path / "full", minutes=1e-9) is None
@@ -247,6 +254,15 @@ def test_the_committed_page_is_that_of_the_committed_cells():
     results = Results.read(folder / "cells")
     assert results.models[:3] == ("base", "explore", "suppress")
     assert (folder / "experiment.md").read_text("utf-8") == page(results, has_sheet=True)
+
+
+def test_a_file_that_is_no_cell_is_named_in_one_line(tmp_path):
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "base.json").write_text('{"model": "base", "seed": 0}')
+    with pytest.raises(
+        ValueError, match=r"base.json is no cell of an experiment: it has no made_with, no settings"
+    ):
+        Results.read(tmp_path)
 
 
 def test_no_cells_no_page(tmp_path):

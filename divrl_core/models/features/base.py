@@ -61,18 +61,15 @@ def load_backbone(
     """The backbone a configuration names, with its settings laid over the calibrated ones.
 
     precision: of the network's weights and activations; features always come out in float32.
-    Raises ValueError for an unknown name or contradictory settings, FileNotFoundError when its weights are not
-    installed.
+    Raises ValueError for contradictory settings, FileNotFoundError when its weights are not installed.
     """
-    if config.name == "lite0":
-        from .lite0 import Lite0Backbone
-
-        return Lite0Backbone.load(config, device=device, precision=precision)
     if config.name == "pocket":
         from .lite0_heads import PocketBackbone
 
         return PocketBackbone.load(config, device=device, precision=precision)
-    raise ValueError(f"reward.backbone.name must be one of lite0, pocket, got {config.name!r}")
+    from .lite0 import Lite0Backbone
+
+    return Lite0Backbone.load(config, device=device, precision=precision)
 
 
 def merge_settings(calibrated: BackboneSettings, config: BackboneConfig) -> BackboneSettings:
