@@ -26,7 +26,7 @@ from divrl_core.flow.path import interpolate
 from divrl_core.flow.sde import ode_step
 from divrl_core.models.conditioning import Conditioning
 from divrl_core.models.features.lite0 import Lite0Backbone
-from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.pocket.references import PocketReferences
 from divrl_core.pocket.render import render
 from divrl_core.pocket.truth import Truth, changes, truth_of
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="a PNG of reference, sample, other view, restored")
     arguments = parser.parse_args()
 
-    adapter, backbone = KontextAdapter.load(arguments.model), Lite0Backbone.load()
+    adapter, backbone = FluxAdapter.load(arguments.model), Lite0Backbone.load()
     references = PocketReferences(split="held_out", count=arguments.figures, seed=0)
     times = adapter.sigmas(arguments.steps, SIZE, SIZE).tolist()
     restoring = [arguments.time, *(time for time in times if time < arguments.time)]
@@ -91,7 +91,7 @@ def main() -> None:
 
 @torch.no_grad()
 def denoise(
-    adapter: KontextAdapter, conditioning: Conditioning, start: Tensor, times: list[float], guidance: float
+    adapter: FluxAdapter, conditioning: Conditioning, start: Tensor, times: list[float], guidance: float
 ) -> Tensor:
     """Euler steps from a picture that is noised already."""
     x_t, ids = start, adapter.target_ids(SIZE, SIZE)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from divrl_core.evaluation.calibration_cases import scrambled
 from divrl_core.models.features.lite0 import Lite0Backbone
-from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.pocket.figures import (
     COLOURS,
     PATTERNS,
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket", help="pipeline whose VAE makes the round trips")
     arguments = parser.parse_args()
 
-    backbone, adapter = Lite0Backbone.load(), KontextAdapter.load(arguments.model)
+    backbone, adapter = Lite0Backbone.load(), FluxAdapter.load(arguments.model)
     truths: dict[str, list[Truth]] = {}
     poses: list[tuple[Identity, Structure, Structure]] = []
     seconds, seen = 0.0, 0
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def kinds(
-    rng: np.random.Generator, identity: Identity, structure: Structure, adapter: KontextAdapter
+    rng: np.random.Generator, identity: Identity, structure: Structure, adapter: FluxAdapter
 ) -> dict[str, Tensor]:
     """One figure's picture, its round trip through the VAE, and damage of known kinds."""
     drawn = render(identity, structure, FLOOR)

@@ -221,7 +221,7 @@ def test_a_broken_rule_is_named_with_file_and_line(
         ("divrl_core/models/a.py", "import diffusers\nfrom ..rewards.nssm import nssm\nfrom .lora import y"),
         (
             "divrl_core/pocket/a.py",
-            "import numpy\nfrom ..models.kontext import x\nfrom ..training.files import y",
+            "import numpy\nfrom ..models.flux import x\nfrom ..training.files import y",
         ),
         (
             "train_cli/a.py",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..models.conditioning import Conditioning
-    from ..models.kontext import KontextAdapter
+    from ..models.flux import FluxAdapter
     from ..models.lora_file import LoraFile
     from ..training.references import Reference
 
@@ -67,10 +67,10 @@ def sample_sheet(
     """
     _check_request(prompt, seeds, lora, strengths, steps, size_px)
     lora_path = None if lora is None else lora_file_of(lora)
-    from ..models.kontext import KontextAdapter
+    from ..models.flux import FluxAdapter
     from ..models.lora_file import read_lora
 
-    adapter = KontextAdapter.load(model, dtype=dtype, device=device, revision=revision)
+    adapter = FluxAdapter.load(model, dtype=dtype, device=device, revision=revision)
     side = size_px or adapter.default_image_size_px
     subject = load_reference(reference, mask, side)
     lora_file = None if lora_path is None else read_lora(lora_path)
@@ -158,7 +158,7 @@ def _name_of(strength: float, lora: LoraFile | None) -> str:
     return "base" if lora is None or strength == 0 else f"strength {strength:g}"
 
 
-def _set_strength(adapter: KontextAdapter, lora: LoraFile | None, strength: float) -> None:
+def _set_strength(adapter: FluxAdapter, lora: LoraFile | None, strength: float) -> None:
     if lora is not None:
         from ..models.lora_apply import load_for_inference
 
@@ -166,7 +166,7 @@ def _set_strength(adapter: KontextAdapter, lora: LoraFile | None, strength: floa
 
 
 def _make(
-    adapter: KontextAdapter,
+    adapter: FluxAdapter,
     conditioning: Conditioning,
     seed: int,
     side: int,

@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from ..models.kontext import KontextAdapter
+from ..models.flux import FluxAdapter
 from ..models.pocket_parts import AutoencoderTiny, FluxTransformer2DModel
 from ..training.files import json_ready, write_atomic_json
 from .pairs import (
@@ -150,9 +150,9 @@ def build(
     return write_pipeline(coder, models, start, output / "pipeline", shards, seed=seed)
 
 
-def _open_start(path: str) -> KontextAdapter:
+def _open_start(path: str) -> FluxAdapter:
     """The pipeline to go on from, checked before anything is written."""
-    start = KontextAdapter.load(path)
+    start = FluxAdapter.load(path)
     if start.folder.classes["vae"] != "AutoencoderTiny":
         raise ValueError(
             f"--from {path}: needs a pocket pipeline, with an AutoencoderTiny, got a {start.folder.classes['vae']}"
@@ -180,7 +180,7 @@ def _open(note: Path, asked: dict[str, Any]) -> None:
         write_atomic_json(note, asked)
 
 
-def _hash_of(start: KontextAdapter) -> str:
+def _hash_of(start: FluxAdapter) -> str:
     """SHA-256 of the transformer and VAE that a build goes on from."""
     digest = hashlib.sha256()
     for part in ("transformer", "vae"):
@@ -191,7 +191,7 @@ def _hash_of(start: KontextAdapter) -> str:
 
 def _transformers(
     vae: AutoencoderTiny,
-    start: KontextAdapter | None,
+    start: FluxAdapter | None,
     shards: Path,
     work: Path,
     recipe: BuildRecipe,
@@ -244,7 +244,7 @@ def _transformers(
     return Transformers(train(recipe.guidance, kontext, text_to_image), text_to_image)
 
 
-def _text_to_image_of(start: KontextAdapter) -> FluxTransformer2DModel:
+def _text_to_image_of(start: FluxAdapter) -> FluxTransformer2DModel:
     """The start's text-to-image transformer; its Kontext transformer where it has none."""
     part = start.folder.path / TEXT_TO_IMAGE_PART
     if not part.is_dir():
@@ -252,7 +252,7 @@ def _text_to_image_of(start: KontextAdapter) -> FluxTransformer2DModel:
     return FluxTransformer2DModel.from_pretrained(part, torch_dtype=torch.float32)
 
 
-def captions_of(start: KontextAdapter | None, *, seed: int) -> TextTable:
+def captions_of(start: FluxAdapter | None, *, seed: int) -> TextTable:
     """Every caption, by the text side of this seed, or of the pipeline gone on from, which keeps its own."""
     if start is None:
         return encode_captions(seed=seed)

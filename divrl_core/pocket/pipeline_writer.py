@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..models.kontext import KontextAdapter
+from ..models.flux import FluxAdapter
 from ..models.pocket_parts import AutoencoderTiny, FluxTransformer2DModel, build_pipeline
 from .pairs import all_captions
 from .train_vae import round_trip_psnr
@@ -35,7 +35,7 @@ class Transformers:
 def write_pipeline(
     vae: AutoencoderTiny,
     models: Transformers,
-    start: KontextAdapter | None,
+    start: FluxAdapter | None,
     folder: Path,
     shards: Path,
     *,
@@ -51,10 +51,10 @@ def write_pipeline(
     psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
     logger.info("VAE %.1f dB, on the figure %.1f dB", psnr, figure_psnr)
     facts: dict[str, Any] = {"image_size_px": held_out.images.shape[2], "seed": seed}  # of the text side
-    models.kontext.to(torch.bfloat16)
+    models.flux.to(torch.bfloat16)
     models.text_to_image.to(torch.bfloat16)
     if start is None:
-        pipeline = build_pipeline(vae.half(), models.kontext, all_captions(), seed=seed)
+        pipeline = build_pipeline(vae.half(), models.flux, all_captions(), seed=seed)
         pipeline.text_encoder.half()
         pipeline.text_encoder_2.half()
         pipeline.save_pretrained(fresh, safe_serialization=True)
@@ -63,7 +63,7 @@ def write_pipeline(
         shutil.copytree(start.folder.path, fresh)
         facts = json.loads((fresh / "divrl.json").read_text())
         shutil.copytree(fresh / "transformer", fresh / TEXT_TO_IMAGE_PART, dirs_exist_ok=True)
-        _replace_weights(fresh / "transformer", models.kontext)
+        _replace_weights(fresh / "transformer", models.flux)
         _replace_weights(fresh / "vae", vae.half())
     _replace_weights(fresh / TEXT_TO_IMAGE_PART, models.text_to_image)
     facts |= {"vae_psnr_db": round(psnr, 2), "vae_figure_psnr_db": round(figure_psnr, 2)}

@@ -26,7 +26,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from ..models.features.efficientnet_lite0 import EfficientNetLite0
 from ..models.features.lite0 import Lite0Backbone
 from ..models.features.lite0_heads import CALIBRATED, CorrespondenceHeads, head_inputs
-from ..models.kontext import KontextAdapter
+from ..models.flux import FluxAdapter
 from .head_pairs import HeadPairs, draw_shards
 
 Progress = Callable[[str], None]
@@ -89,7 +89,7 @@ def train_heads(
     if threads is not None:
         torch.set_num_threads(threads)
     network = Lite0Backbone.load().network
-    round_trip = vae_round_trip(KontextAdapter.load(model), recipe.mixed_precision)
+    round_trip = vae_round_trip(FluxAdapter.load(model), recipe.mixed_precision)
     grid = CALIBRATED.image_size_px // 8
     shards = []
     drawn = draw_shards(
@@ -111,7 +111,7 @@ def train_heads(
     return path
 
 
-def vae_round_trip(adapter: KontextAdapter, mixed_precision: Literal["no", "bf16"]) -> RoundTrip:
+def vae_round_trip(adapter: FluxAdapter, mixed_precision: Literal["no", "bf16"]) -> RoundTrip:
     """The adapter's VAE, without gradients."""
 
     @torch.no_grad()

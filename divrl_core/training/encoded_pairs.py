@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models.conditioning import Conditioning, TextEmbeddings
-from ..models.kontext import KontextAdapter
+from ..models.flux import FluxAdapter
 from .pair_order import pick_pairs
 from .references import PromptPair, Reference, ReferenceSet
 
@@ -23,7 +23,7 @@ class EncodedPairs:
     Each is encoded in a batch of its own, so what comes out does not depend on which others a run needs.
     """
 
-    def __init__(self, adapter: KontextAdapter, size_px: int) -> None:
+    def __init__(self, adapter: FluxAdapter, size_px: int) -> None:
         self._adapter, self._size_px = adapter, size_px
         self._texts: dict[str, TextEmbeddings] = {}
         self._references: dict[str, Tensor] = {}

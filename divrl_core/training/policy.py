@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.conditioning import Conditioning
-from ..models.kontext import KontextAdapter
+from ..models.flux import FluxAdapter
 from ..models.lora import (
     REFERENCE,
     disabled_lora,
@@ -37,7 +37,7 @@ class Policy:
     every call of the model. kl_reference: what KL holds on to, the base model or the frozen LoRA of the start.
     """
 
-    adapter: KontextAdapter
+    adapter: FluxAdapter
     size_px: int
     guidance: float
     autocast: Autocast = nullcontext

@@ -13,7 +13,7 @@ from ..evaluation.heldout import heldout_jobs
 from ..evaluation.sample_sheet import sheet_pairs
 from ..flow.noise import keyed_seed
 from ..models.features.base import load_backbone
-from ..models.kontext import KontextAdapter
+from ..models.flux import FluxAdapter
 from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state
 from ..models.lora_apply import continue_from
 from ..models.lora_file import read_lora
@@ -57,20 +57,20 @@ def set_threads(config: TrainConfig, state: TrainState | None) -> int:
     return torch.get_num_threads()
 
 
-def open_run_data(config: TrainConfig, adapter: KontextAdapter) -> RunData:
+def open_run_data(config: TrainConfig, adapter: FluxAdapter) -> RunData:
     """The references of the run, checked at the size they are trained at."""
     return open_data(config.data, seed=config.run.seed, size_px=size_of(config, adapter))
 
 
-def size_of(config: TrainConfig, adapter: KontextAdapter) -> int:
+def size_of(config: TrainConfig, adapter: FluxAdapter) -> int:
     """Side of the pictures in pixels: the settings', else the model's own."""
     return config.model.image_size_px or adapter.default_image_size_px
 
 
-def open_adapter(config: TrainConfig, accelerator: Accelerator) -> KontextAdapter:
+def open_adapter(config: TrainConfig, accelerator: Accelerator) -> FluxAdapter:
     """The pipeline; its parts are read when they are first needed."""
     model = config.model
-    return KontextAdapter.load(
+    return FluxAdapter.load(
         model.path,
         dtype=model.dtype,
         device=accelerator.device,
@@ -80,7 +80,7 @@ def open_adapter(config: TrainConfig, accelerator: Accelerator) -> KontextAdapte
 
 
 def encode_run(
-    config: TrainConfig, adapter: KontextAdapter, rewarder: Rewarder, data: RunData, *, is_quiet: bool
+    config: TrainConfig, adapter: FluxAdapter, rewarder: Rewarder, data: RunData, *, is_quiet: bool
 ) -> EncodedPairs:
     """Everything the run will show the model, encoded; the text encoders are freed.
 
@@ -114,14 +114,14 @@ def encode_run(
     return encoded
 
 
-def make_rewarder(config: TrainConfig, adapter: KontextAdapter, function: RewardFunction | None) -> Rewarder:
+def make_rewarder(config: TrainConfig, adapter: FluxAdapter, function: RewardFunction | None) -> Rewarder:
     """The reward with its backbone, on the model's device."""
     backbone = load_backbone(config.reward.backbone, device=adapter.device)
     return Rewarder(config.reward, backbone, size_px=size_of(config, adapter), function=function)
 
 
 def make_policy(
-    config: TrainConfig, adapter: KontextAdapter, accelerator: Accelerator, state: TrainState | None
+    config: TrainConfig, adapter: FluxAdapter, accelerator: Accelerator, state: TrainState | None
 ) -> Policy:
     """The transformer with its LoRA: fresh from the seed, from run.init_lora, or as `state` left it."""
     lora, grpo = config.lora, config.grpo

@@ -42,10 +42,10 @@ def random_lora(pipeline: Path, path: Path) -> Path:
     """A LoRA whose effect can be seen."""
     import torch
 
-    from divrl_core.models.kontext import KontextAdapter
+    from divrl_core.models.flux import FluxAdapter
     from divrl_core.models.lora import add_lora, lora_state
 
-    transformer = KontextAdapter.load(str(pipeline)).transformer
+    transformer = FluxAdapter.load(str(pipeline)).transformer
     add_lora(transformer, 2, 4.0, "attention", 0)
     generator = torch.Generator().manual_seed(1)
     state = {

@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from divrl_core.models import hub
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.hub import open_pipeline
-from divrl_core.models.kontext import KontextAdapter
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -111,7 +111,7 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line(
 ) -> None:
     damage(copy)
     with pytest.raises((ValueError, FileNotFoundError), match=words) as refusal:
-        KontextAdapter.load(str(copy))
+        FluxAdapter.load(str(copy))
     assert str(copy) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -155,7 +155,7 @@ def test_damaged_weights_are_refused_in_one_line(
     copy: Path, component: str, damage: Callable[[Path], None], words: str
 ) -> None:
     damage(next((copy / component).glob("*.safetensors")))
-    adapter = KontextAdapter.load(str(copy))
+    adapter = FluxAdapter.load(str(copy))
     with pytest.raises(ValueError, match=words) as refusal:
         _ = adapter.transformer if component == "transformer" else adapter.encode_text(["a fox"])
     assert str(copy / component) in str(refusal.value)

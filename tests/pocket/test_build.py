@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
 
-from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.model_names import POCKET_FOLDER
 from divrl_core.models.pocket_parts import (
     TEXT_TOKENS,
@@ -198,7 +198,7 @@ def test_a_build_with_a_vae_to_train_further_is_resumed_to_the_same_weights(tmp_
 
 
 def test_a_build_goes_on_with_the_text_side_of_its_start(small_world):
-    start = KontextAdapter.load("pocket")
+    start = FluxAdapter.load("pocket")
     text = captions_of(start, seed=3)
     prompt = all_captions()[17]
     assert torch.equal(text.embeds[text.row[prompt]], start.encode_text([prompt]).prompt_embeds[0])

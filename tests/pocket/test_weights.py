@@ -10,7 +10,7 @@ import torch
 
 from divrl_core.flow.noise import keyed_noise
 from divrl_core.models.features.lite0 import Lite0Backbone
-from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.model_names import POCKET_FOLDER
 from divrl_core.pocket.figures import BACKGROUNDS
 from divrl_core.pocket.references import PocketReferences
@@ -22,7 +22,7 @@ MEGABYTE = 1_000_000
 @pytest.fixture(scope="module")
 def samples() -> list[dict]:
     """One picture for each of twelve held-out figures, ten steps, with its scores."""
-    adapter = KontextAdapter.load("pocket")
+    adapter = FluxAdapter.load("pocket")
     backbone = Lite0Backbone.load()
     references = PocketReferences(split="held_out", count=12)
     found = []

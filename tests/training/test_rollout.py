@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from divrl_core.config import GrpoConfig, RolloutConfig, TrainConfig
 from divrl_core.flow.sde import ode_step
-from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.lora import add_lora, load_lora_state, lora_state
 from divrl_core.settings import list_settings
 from divrl_core.training.encoded_pairs import EncodedPairs, pairs_of_run
@@ -29,14 +29,14 @@ PAIR = REFERENCES.pairs[0]
 
 
 @pytest.fixture(scope="module")
-def adapter(tiny_pipeline: Path) -> KontextAdapter:
-    adapter = KontextAdapter.load(str(tiny_pipeline))
+def adapter(tiny_pipeline: Path) -> FluxAdapter:
+    adapter = FluxAdapter.load(str(tiny_pipeline))
     add_lora(adapter.transformer, 4, 8.0, "attention+ffn", seed=0)
     return adapter
 
 
 @pytest.fixture(scope="module")
-def encoded(adapter: KontextAdapter) -> EncodedPairs:
+def encoded(adapter: FluxAdapter) -> EncodedPairs:
     encoded = EncodedPairs(adapter, SIZE_PX)
     encoded.encode(REFERENCES, REFERENCES.pairs, is_quiet=True)
     encoded.finish()
@@ -44,7 +44,7 @@ def encoded(adapter: KontextAdapter) -> EncodedPairs:
 
 
 @pytest.fixture
-def policy(adapter: KontextAdapter) -> Iterator[Policy]:
+def policy(adapter: FluxAdapter) -> Iterator[Policy]:
     policy = Policy(adapter=adapter, size_px=SIZE_PX, guidance=2.5)
     start = lora_state(adapter.transformer)
     yield policy

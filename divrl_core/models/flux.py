@@ -29,7 +29,7 @@ from .text import TextEncoders
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class KontextAdapter:
+class FluxAdapter:
     """A FLUX.1-Kontext pipeline, loaded part by part as parts are needed, its own weights frozen.
 
     The transformer is read at first use, so that prompts can be encoded and the text encoders freed before.
@@ -60,7 +60,7 @@ class KontextAdapter:
         revision: str | None = None,
         max_text_tokens: int | None = None,
         attention: str | None = None,
-    ) -> KontextAdapter:
+    ) -> FluxAdapter:
         """Open a pipeline; its files are checked now, its weights are read when first used.
 
         Args:

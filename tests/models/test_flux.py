@@ -20,7 +20,7 @@ from diffusers import (
 from torch import Tensor
 
 from divrl_core.models.conditioning import Conditioning
-from divrl_core.models.kontext import KontextAdapter
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.lora import add_lora, load_lora_state, lora_parameters, lora_state
 from divrl_core.models.pocket_parts import TEXT_TOKENS
 from divrl_core.models.shift import ScheduleShift
@@ -31,8 +31,8 @@ GUIDANCE = 2.5
 
 
 @pytest.fixture(scope="module")
-def adapter(tiny_pipeline: Path) -> KontextAdapter:
-    return KontextAdapter.load(str(tiny_pipeline))
+def adapter(tiny_pipeline: Path) -> FluxAdapter:
+    return FluxAdapter.load(str(tiny_pipeline))
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -44,11 +44,11 @@ def pictures(count: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 3
 
 
 @pytest.fixture(scope="module")
-def two(adapter: KontextAdapter) -> Conditioning:
+def two(adapter: FluxAdapter) -> Conditioning:
     return adapter.encode(PROMPTS, pictures(2))
 
 
-def velocity(adapter: KontextAdapter, x_t: Tensor, given: Conditioning, t: float | Tensor = 0.7) -> Tensor:
+def velocity(adapter: FluxAdapter, x_t: Tensor, given: Conditioning, t: float | Tensor = 0.7) -> Tensor:
     with torch.no_grad():
         return adapter.velocity(x_t, t, given, adapter.target_ids(HEIGHT, WIDTH), GUIDANCE)
 
@@ -77,7 +77,7 @@ def pipeline_call(folder: Path, references: Tensor, noise: Tensor, steps: int, o
 
 @pytest.mark.parametrize("reference_size", [(HEIGHT, WIDTH), (48, 32)])
 def test_a_sample_equals_diffusers_kontext_pipeline(
-    tiny_pipeline: Path, adapter: KontextAdapter, reference_size: tuple[int, int]
+    tiny_pipeline: Path, adapter: FluxAdapter, reference_size: tuple[int, int]
 ) -> None:
     references = pictures(2, *reference_size)
     noise = randn(2, *adapter.latent_shape(HEIGHT, WIDTH))
@@ -90,7 +90,7 @@ def test_a_sample_equals_diffusers_kontext_pipeline(
 
 
 def test_the_decoded_picture_equals_diffusers_kontext_pipeline(
-    tiny_pipeline: Path, adapter: KontextAdapter
+    tiny_pipeline: Path, adapter: FluxAdapter
 ) -> None:
     noise = randn(2, *adapter.latent_shape(HEIGHT, WIDTH))
     tokens = adapter.sample(
@@ -134,7 +134,7 @@ def other_pipeline(tiny_pipeline: Path, tmp_path: Path) -> Path:
 
 
 def test_another_vae_no_guidance_and_a_static_shift_equal_diffusers_too(other_pipeline: Path) -> None:
-    adapter = KontextAdapter.load(str(other_pipeline))
+    adapter = FluxAdapter.load(str(other_pipeline))
     noise = randn(2, *adapter.latent_shape(HEIGHT, WIDTH))
     tokens = adapter.sample(
         adapter.encode(PROMPTS, pictures(2)), noise, height=HEIGHT, width=WIDTH, steps=4, guidance=GUIDANCE
@@ -145,7 +145,7 @@ def test_another_vae_no_guidance_and_a_static_shift_equal_diffusers_too(other_pi
     assert torch.allclose(adapter.decode(tokens, HEIGHT, WIDTH), pixels, atol=1e-5, rtol=0)
 
 
-def test_a_sample_in_micro_batches_equals_one_batch(adapter: KontextAdapter, two: Conditioning) -> None:
+def test_a_sample_in_micro_batches_equals_one_batch(adapter: FluxAdapter, two: Conditioning) -> None:
     noise = randn(4, *adapter.latent_shape(HEIGHT, WIDTH))
     size = {"height": HEIGHT, "width": WIDTH, "steps": 3, "guidance": GUIDANCE}
     whole = adapter.sample(two.repeat(2), noise, micro_batch=4, **size)  # type: ignore[arg-type]
@@ -153,7 +153,7 @@ def test_a_sample_in_micro_batches_equals_one_batch(adapter: KontextAdapter, two
     assert torch.allclose(whole, parts, atol=1e-5, rtol=0)
 
 
-def test_the_times_at_512_px_in_six_steps_are_kontexts(adapter: KontextAdapter) -> None:
+def test_the_times_at_512_px_in_six_steps_are_kontexts(adapter: FluxAdapter) -> None:
     expected = [1, 0.9037, 0.7897, 0.6525, 0.4842, 0.2730, 0]
     assert adapter.sigmas(6, 512, 512).tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -189,13 +189,13 @@ def test_the_times_are_the_schedulers_own_for_either_kind_of_shift(
 # velocity()
 
 
-def test_equal_inputs_give_equal_bits(adapter: KontextAdapter, two: Conditioning) -> None:
+def test_equal_inputs_give_equal_bits(adapter: FluxAdapter, two: Conditioning) -> None:
     x_t = randn(2, 24, 64)
     assert torch.equal(velocity(adapter, x_t, two), velocity(adapter, x_t, two))
 
 
 def test_a_permutation_of_the_batch_permutes_the_result_exactly(
-    adapter: KontextAdapter, two: Conditioning
+    adapter: FluxAdapter, two: Conditioning
 ) -> None:
     order = torch.tensor([3, 1, 5, 0, 4, 2])
     given, x_t = two.repeat(3), randn(6, 24, 64)
@@ -203,7 +203,7 @@ def test_a_permutation_of_the_batch_permutes_the_result_exactly(
     assert torch.equal(permuted, velocity(adapter, x_t, given)[order])
 
 
-def test_gradients_do_not_change_the_bits(adapter: KontextAdapter, two: Conditioning) -> None:
+def test_gradients_do_not_change_the_bits(adapter: FluxAdapter, two: Conditioning) -> None:
     x_t = randn(2, 24, 64)
     rollout = velocity(adapter, x_t, two)
     training = adapter.velocity(x_t.requires_grad_(), 0.7, two, adapter.target_ids(HEIGHT, WIDTH), GUIDANCE)
@@ -211,7 +211,7 @@ def test_gradients_do_not_change_the_bits(adapter: KontextAdapter, two: Conditio
     assert torch.equal(rollout, training.detach())
 
 
-def test_every_input_matters(adapter: KontextAdapter, two: Conditioning) -> None:
+def test_every_input_matters(adapter: FluxAdapter, two: Conditioning) -> None:
     x_t, swapped = randn(2, 24, 64), two.select([1, 0])
     base = velocity(adapter, x_t, two)
     for name in ("prompt_embeds", "pooled", "reference_tokens"):
@@ -224,7 +224,7 @@ def test_every_input_matters(adapter: KontextAdapter, two: Conditioning) -> None
 
 
 def test_a_time_for_each_sample_equals_the_samples_by_themselves(
-    adapter: KontextAdapter, two: Conditioning
+    adapter: FluxAdapter, two: Conditioning
 ) -> None:
     x_t = randn(2, 24, 64)
     both = velocity(adapter, x_t, two, t=torch.tensor([0.2, 0.9]))
@@ -233,7 +233,7 @@ def test_a_time_for_each_sample_equals_the_samples_by_themselves(
 
 
 def test_a_bfloat16_model_stays_bfloat16_and_answers_in_float32(tiny_pipeline: Path) -> None:
-    adapter = KontextAdapter.load(str(tiny_pipeline), dtype="bfloat16")
+    adapter = FluxAdapter.load(str(tiny_pipeline), dtype="bfloat16")
     given = adapter.encode(PROMPTS, pictures(2))
     assert {p.dtype for p in adapter.transformer.parameters()} == {torch.bfloat16}
     assert given.prompt_embeds.dtype == given.pooled.dtype == given.reference_tokens.dtype == torch.bfloat16
@@ -244,7 +244,7 @@ def test_a_bfloat16_model_stays_bfloat16_and_answers_in_float32(tiny_pipeline: P
 
 
 def test_autocast_of_the_caller_is_obeyed_and_the_answer_is_float32(
-    adapter: KontextAdapter, two: Conditioning
+    adapter: FluxAdapter, two: Conditioning
 ) -> None:
     x_t = randn(2, 24, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -258,7 +258,7 @@ def test_autocast_of_the_caller_is_obeyed_and_the_answer_is_float32(
 def test_gradient_checkpointing_leaves_velocity_and_gradients_as_they_are(
     tiny_pipeline: Path, two: Conditioning, attention: str
 ) -> None:
-    adapter = KontextAdapter.load(str(tiny_pipeline), attention=attention)
+    adapter = FluxAdapter.load(str(tiny_pipeline), attention=attention)
     add_lora(adapter.transformer, 4, 4, "attention+ffn", seed=0)
     stirred = {
         name: w + 0.02 * randn(*w.shape, seed=9) for name, w in lora_state(adapter.transformer).items()
@@ -283,7 +283,7 @@ def test_gradient_checkpointing_leaves_velocity_and_gradients_as_they_are(
     assert any(gradient.abs().max() > 0 for gradient in plain)
 
 
-def test_only_what_is_added_can_be_trained(adapter: KontextAdapter) -> None:
+def test_only_what_is_added_can_be_trained(adapter: FluxAdapter) -> None:
     assert not any(p.requires_grad for p in [*adapter.transformer.parameters(), *adapter.vae.parameters()])
     assert not any(module.training for module in [*adapter.transformer.modules(), *adapter.vae.modules()])
 
@@ -291,7 +291,7 @@ def test_only_what_is_added_can_be_trained(adapter: KontextAdapter) -> None:
 # Encoding
 
 
-def test_encoding_parts_and_putting_them_together_equals_encoding_at_once(adapter: KontextAdapter) -> None:
+def test_encoding_parts_and_putting_them_together_equals_encoding_at_once(adapter: FluxAdapter) -> None:
     references = pictures(2, 48, 32)
     text, tokens = adapter.encode_text(PROMPTS), adapter.encode_images(references)
     parts = adapter.conditioning(text, tokens, height=48, width=32)
@@ -299,7 +299,7 @@ def test_encoding_parts_and_putting_them_together_equals_encoding_at_once(adapte
     assert all(torch.equal(getattr(parts, name), getattr(whole, name)) for name in vars(whole))
 
 
-def test_the_reference_has_index_one_and_the_target_zero(adapter: KontextAdapter, two: Conditioning) -> None:
+def test_the_reference_has_index_one_and_the_target_zero(adapter: FluxAdapter, two: Conditioning) -> None:
     target, reference = adapter.target_ids(HEIGHT, WIDTH), two.reference_ids
     assert target.shape == reference.shape == (24, 3)
     assert set(target[:, 0].tolist()) == {0} and set(reference[:, 0].tolist()) == {1}
@@ -308,14 +308,14 @@ def test_the_reference_has_index_one_and_the_target_zero(adapter: KontextAdapter
 
 
 def test_every_prompt_has_the_same_number_of_tokens(tiny_pipeline: Path) -> None:
-    adapter = KontextAdapter.load(str(tiny_pipeline), max_text_tokens=9)
+    adapter = FluxAdapter.load(str(tiny_pipeline), max_text_tokens=9)
     given = adapter.encode_text(["fox", "a toy robot with red arms, seen on a green floor"])
     assert given.prompt_embeds.shape == (2, 9, 128)
-    assert KontextAdapter.load(str(tiny_pipeline)).max_text_tokens == TEXT_TOKENS  # its tokenizer's own
+    assert FluxAdapter.load(str(tiny_pipeline)).max_text_tokens == TEXT_TOKENS  # its tokenizer's own
 
 
 def test_a_prompt_that_is_cut_is_said_so(tiny_pipeline: Path, caplog: pytest.LogCaptureFixture) -> None:
-    adapter = KontextAdapter.load(str(tiny_pipeline), max_text_tokens=9)
+    adapter = FluxAdapter.load(str(tiny_pipeline), max_text_tokens=9)
     with caplog.at_level(logging.WARNING, "divrl"):
         adapter.encode_text(["fox"])
         assert not caplog.records
@@ -323,7 +323,7 @@ def test_a_prompt_that_is_cut_is_said_so(tiny_pipeline: Path, caplog: pytest.Log
     assert "1 of 2 prompts are longer than max_text_tokens=9" in caplog.text
 
 
-def test_prompts_are_encoded_alike_in_any_company(adapter: KontextAdapter) -> None:
+def test_prompts_are_encoded_alike_in_any_company(adapter: FluxAdapter) -> None:
     together = adapter.encode_text([*PROMPTS, "x"], micro_batch=2)
     alone = adapter.encode_text(PROMPTS[1:])
     assert torch.allclose(together.prompt_embeds[1:2], alone.prompt_embeds, atol=1e-5)
@@ -332,7 +332,7 @@ def test_prompts_are_encoded_alike_in_any_company(adapter: KontextAdapter) -> No
 
 
 def test_dropped_encoders_leave_memory_and_come_back_the_same(tiny_pipeline: Path) -> None:
-    adapter = KontextAdapter.load(str(tiny_pipeline))
+    adapter = FluxAdapter.load(str(tiny_pipeline))
     before = adapter.encode_text(PROMPTS)
     gc.collect()
     encoders = [weakref.ref(adapter._text._clip), weakref.ref(adapter._text._t5)]
@@ -343,14 +343,14 @@ def test_dropped_encoders_leave_memory_and_come_back_the_same(tiny_pipeline: Pat
 
 def test_weights_are_read_when_first_used(tiny_pipeline: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "divrl"):
-        adapter = KontextAdapter.load(str(tiny_pipeline))
+        adapter = FluxAdapter.load(str(tiny_pipeline))
         assert "loading" not in caplog.text
         adapter.encode_text(PROMPTS)
         assert "loading text_encoder_2 (T5EncoderModel, float32)" in caplog.text
         assert "loading transformer" not in caplog.text
 
 
-def test_sizes_of_the_model_are_told(adapter: KontextAdapter) -> None:
+def test_sizes_of_the_model_are_told(adapter: FluxAdapter) -> None:
     assert adapter.default_image_size_px == 64
     assert adapter.latent_shape(512, 512) == (1024, 64)
     assert adapter.token_count(32, 64) == 8
@@ -360,7 +360,7 @@ def test_sizes_of_the_model_are_told(adapter: KontextAdapter) -> None:
 
 
 @pytest.mark.parametrize("size", [(60, 64), (64, 8), (0, 64)])
-def test_a_size_that_is_no_multiple_of_16_is_refused(adapter: KontextAdapter, size: tuple[int, int]) -> None:
+def test_a_size_that_is_no_multiple_of_16_is_refused(adapter: FluxAdapter, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"multiple of 16 px on both sides, got {size[0]} x {size[1]}"):
         adapter.target_ids(*size)
 
@@ -374,14 +374,12 @@ def test_a_size_that_is_no_multiple_of_16_is_refused(adapter: KontextAdapter, si
         (torch.full((1, 3, 64, 64), float("nan")), "got values from nan to nan"),
     ],
 )
-def test_pictures_that_are_not_pictures_are_refused(
-    adapter: KontextAdapter, images: Tensor, words: str
-) -> None:
+def test_pictures_that_are_not_pictures_are_refused(adapter: FluxAdapter, images: Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         adapter.encode_images(images)
 
 
-def test_batches_that_do_not_belong_together_are_refused(adapter: KontextAdapter, two: Conditioning) -> None:
+def test_batches_that_do_not_belong_together_are_refused(adapter: FluxAdapter, two: Conditioning) -> None:
     ids = adapter.target_ids(HEIGHT, WIDTH)
     with pytest.raises(ValueError, match=r"x_t must be \(2, N, C\) like its conditioning, got \(3, 24, 64\)"):
         adapter.velocity(randn(3, 24, 64), 0.5, two, ids, GUIDANCE)
@@ -400,7 +398,7 @@ def test_batches_that_do_not_belong_together_are_refused(adapter: KontextAdapter
 
 
 @pytest.mark.parametrize("prompts", [[], "one string"])
-def test_prompts_must_be_a_list(adapter: KontextAdapter, prompts: list[str]) -> None:
+def test_prompts_must_be_a_list(adapter: FluxAdapter, prompts: list[str]) -> None:
     with pytest.raises(ValueError, match="list of one or more prompts"):
         adapter.encode_text(prompts)
 
@@ -415,4 +413,4 @@ def test_prompts_must_be_a_list(adapter: KontextAdapter, prompts: list[str]) -> 
 )
 def test_unknown_settings_are_refused(tiny_pipeline: Path, settings: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        KontextAdapter.load(str(tiny_pipeline), **settings)  # type: ignore[arg-type]
+        FluxAdapter.load(str(tiny_pipeline), **settings)  # type: ignore[arg-type]
