@@ -13,14 +13,20 @@ from .settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
-    """Which Kontext pipeline is trained, and at what size and precision."""
+    """Which pipeline is trained, how it takes its reference, and at what size and precision."""
 
     section: ClassVar[str] = "model"
 
     path: str = setting(
-        "pocket", "A folder or hub id of a Kontext pipeline, or pocket = the embedded small one."
+        "pocket",
+        "A folder or hub id of a FLUX.1-Kontext or FLUX.1-dev pipeline, or pocket or pocket-text-to-image.",
     )
     revision: str | None = setting(None, "The hub revision; null = the newest.")
+    layout: Literal["kontext", "width", "diagonal", "none"] | None = setting(
+        None,
+        "Where the reference's tokens lie: kontext (index 1), width (beside the target, as masked CFM trains it), "
+        "diagonal (UNO), none (left out); null = the pipeline's: kontext, or width for a text-to-image one.",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "Storage of weights and latents; float16 cannot be trained (no loss scaling)."
     )

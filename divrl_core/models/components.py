@@ -34,7 +34,7 @@ def load_module(
 
     Raises ValueError in one line when the files are damaged, incomplete, or do not fit the config.
     """
-    path = folder.path / component
+    path = folder.part(component)
     logger.info("loading %s (%s, %s)", component, kind.__name__, str(dtype).removeprefix("torch."))
     loader: Any = kind
     try:

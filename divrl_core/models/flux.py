@@ -1,7 +1,7 @@
-"""FLUX.1-Kontext behind one small face: tensors in, tensors out.
+"""FLUX.1-Kontext and FLUX.1-dev behind one small face: tensors in, tensors out.
 
-The one place that knows how a Kontext model wants its inputs: target tokens first, then the reference's with
-position index 1; guidance as an embedding; times as FluxTransformer2DModel counts them. Above this file a
+The one place that knows how the model wants its inputs: target tokens first, then the reference's with the position
+ids of its layout (layout.py); guidance as an embedding; times as FluxTransformer2DModel counts them. Above this file a
 time is `t` in [0, 1] (flow/path.py), a picture (B, 3, H, W) in [0, 1], a latent a list of tokens (B, N, C).
 """
 
@@ -22,7 +22,7 @@ from .components import load_module
 from .conditioning import Conditioning, TextEmbeddings
 from .hub import PipelineFolder, open_pipeline
 from .latents import LatentCodec
-from .layout import REFERENCE_INDEX, TARGET_INDEX, grid_ids, text_ids
+from .layout import NO_REFERENCE, Canvas, canvas, grid_ids, reference_ids, text_ids
 from .shift import ScheduleShift
 from .text import TextEncoders
 
@@ -30,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class FluxAdapter:
-    """A FLUX.1-Kontext pipeline, loaded part by part as parts are needed, its own weights frozen.
+    """A FLUX pipeline, loaded part by part as parts are needed, its own weights frozen.
 
     The transformer is read at first use, so that prompts can be encoded and the text encoders freed before.
     """
@@ -43,8 +43,11 @@ class FluxAdapter:
         device: torch.device,
         max_text_tokens: int | None = None,
         attention: str | None = None,
+        layout: str | None = None,
     ) -> None:
         self.folder, self.dtype, self.device = folder, dtype, device
+        self.layout = layout or folder.layout
+        reference_ids(self.layout, (0, 0), (0, 0))  # refuses an unknown layout
         self.attention = kernel_name(attention, device)
         self.has_guidance: bool = _transformer_config(folder).get("guidance_embeds", False)
         self._shift = ScheduleShift.read(folder)
@@ -60,17 +63,20 @@ class FluxAdapter:
         revision: str | None = None,
         max_text_tokens: int | None = None,
         attention: str | None = None,
+        layout: str | None = None,
     ) -> FluxAdapter:
         """Open a pipeline; its files are checked now, its weights are read when first used.
 
         Args:
-            path: "pocket" (the embedded model), a diffusers folder, or a hub id.
+            path: "pocket" (the embedded model), "pocket-text-to-image", a diffusers folder, or a hub id.
             dtype: of weights and latents: float32, bfloat16 or float16.
             device: where the parts are put.
             revision: branch, tag or commit of a hub id.
             max_text_tokens: T5 tokens a prompt has, 1..512; None: the tokenizer's own length, at most 128.
             attention: kernel of scaled-dot-product attention: auto, math, flash, efficient or cudnn; one
                 for rollout, training and recomputation. None: math on the CPU (trains faster), else auto.
+            layout: where the reference lies: kontext, width, diagonal, or none (left out). None: the pipeline's
+                own, kontext for a FluxKontextPipeline, width for a text-to-image FluxPipeline.
 
         Raises FileNotFoundError or ValueError, in one line, when there is no such pipeline or it is damaged.
         """
@@ -84,6 +90,7 @@ class FluxAdapter:
             device=torch.device(device),
             max_text_tokens=max_text_tokens,
             attention=attention,
+            layout=layout,
         )
 
     # Parts and numbers
@@ -127,11 +134,16 @@ class FluxAdapter:
 
     def target_ids(self, height: int, width: int) -> Tensor:
         """Position ids (N, 3) of the target's tokens, float32."""
-        return grid_ids(*self._codec.grid(height, width), index=TARGET_INDEX, device=self.device)
+        return grid_ids(*self._codec.grid(height, width), device=self.device)
 
-    def reference_ids(self, height: int, width: int) -> Tensor:
-        """Position ids (M, 3) of a reference's tokens: index 1, rows and columns from 0."""
-        return grid_ids(*self._codec.grid(height, width), index=REFERENCE_INDEX, device=self.device)
+    def reference_ids(self, height: int, width: int, *, target: tuple[int, int] | None = None) -> Tensor:
+        """Position ids (M, 3) of a reference's tokens in the adapter's layout.
+
+        `target` is the (height, width) of the picture to be made; None: equal panels, the reference's own size.
+        """
+        grid = self._codec.grid(height, width)
+        beside = grid if target is None else self._codec.grid(*target)
+        return reference_ids(self.layout, grid, beside).to(self.device)
 
     def sigmas(self, steps: int, height: int, width: int) -> Tensor:
         """Times of a sampling run for a target of that size, float64 (steps + 1,), from 1 to 0."""
@@ -152,9 +164,18 @@ class FluxAdapter:
         return self._codec.decode(tokens, height, width, micro_batch=micro_batch)
 
     def conditioning(
-        self, text: TextEmbeddings, reference_tokens: Tensor, *, height: int, width: int
+        self,
+        text: TextEmbeddings,
+        reference_tokens: Tensor,
+        *,
+        height: int,
+        width: int,
+        target: tuple[int, int] | None = None,
     ) -> Conditioning:
         """Put together what was encoded before: B prompts, and B references of that size in pixels.
+
+        `target` is the (height, width) of the pictures to be made; None: the references' own size. In the layout
+        "none" the references are left out.
 
         Raises ValueError when the two do not belong together.
         """
@@ -168,16 +189,17 @@ class FluxAdapter:
             prompt_embeds=text.prompt_embeds,
             pooled=text.pooled,
             text_ids=text_ids(text.prompt_embeds.shape[1], device=self.device),
-            reference_tokens=reference_tokens,
-            reference_ids=self.reference_ids(height, width),
+            reference_tokens=reference_tokens[:, :0] if self.layout == NO_REFERENCE else reference_tokens,
+            reference_ids=self.reference_ids(height, width, target=target),
         )
 
-    def encode(self, prompts: Sequence[str], references: Tensor) -> Conditioning:
-        """Encode prompts and their references, (B, 3, H, W) in [0, 1], one to one."""
+    def encode(
+        self, prompts: Sequence[str], references: Tensor, *, target: tuple[int, int] | None = None
+    ) -> Conditioning:
+        """Encode prompts and their references, (B, 3, H, W) in [0, 1], one to one; `target` as in `conditioning`."""
         tokens = self.encode_images(references)
-        return self.conditioning(
-            self.encode_text(prompts), tokens, height=references.shape[2], width=references.shape[3]
-        )
+        height, width = references.shape[2:]
+        return self.conditioning(self.encode_text(prompts), tokens, height=height, width=width, target=target)
 
     def drop_encoders(self) -> None:
         """Free the text encoders' memory. Encoding another prompt would load them again."""
@@ -203,20 +225,36 @@ class FluxAdapter:
         Returns:
             (B, N, C), float32: the target's part of the prediction alone.
         """
+        _, prediction = self.canvas_velocity(x_t, t, conditioning, target_ids, guidance)
+        return prediction[:, : x_t.shape[1]]  # a mask would make a GPU wait for its count
+
+    def canvas_velocity(
+        self, x_t: Tensor, t: float | Tensor, conditioning: Conditioning, target_ids: Tensor, guidance: float
+    ) -> tuple[Canvas, Tensor]:
+        """The canvas of target and reference tokens, and what the model says of all of it, (B, N + M, C), float32.
+
+        Arguments as in `velocity`. The reference's tokens go in clean and come back as they were: the canvas holds
+        them bit for bit.
+        """
         _check_batch(x_t, conditioning, target_ids)
-        hidden = torch.cat([x_t.to(self.dtype), conditioning.reference_tokens.to(self.dtype)], dim=1)
+        whole = canvas(
+            x_t.to(self.dtype),
+            target_ids,
+            conditioning.reference_tokens.to(self.dtype),
+            conditioning.reference_ids,
+        )
         with attention_kernel(self.attention):
             prediction: Tensor = self.transformer(
-                hidden_states=hidden,
+                hidden_states=whole.tokens,
                 timestep=_model_time(t, x_t),
                 guidance=self._guidance(guidance, x_t),
                 pooled_projections=conditioning.pooled.to(self.dtype),
                 encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
                 txt_ids=conditioning.text_ids,
-                img_ids=torch.cat([target_ids, conditioning.reference_ids]),
+                img_ids=whole.ids,
                 return_dict=False,
             )[0]
-        return prediction[:, : x_t.shape[1]].float()
+        return whole, prediction.float()
 
     @torch.no_grad()
     def sample(
@@ -288,7 +326,7 @@ def _check_batch(x_t: Tensor, conditioning: Conditioning, target_ids: Tensor) ->
 
 
 def _transformer_config(folder: PipelineFolder) -> dict[str, Any]:
-    path = folder.path / "transformer"
+    path = folder.part("transformer")
     try:
         config: dict[str, Any] = FluxTransformer2DModel.load_config(str(path), local_files_only=True)
     except (OSError, ValueError) as error:

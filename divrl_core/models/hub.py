@@ -1,4 +1,4 @@
-"""Where a Kontext pipeline lies, and whether it is one: folders, hub ids, and the embedded pocket model.
+"""Where a FLUX pipeline lies, and whether it is one: folders, hub ids, and the embedded pocket models.
 
 Everything is checked here, before any weights are read, and said in one line. A hub id is downloaded as
 diffusers' sub-folders only: FLUX's repositories hold the same weights a second time as one large file.
@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import errors, hf_hub_download, snapshot_download
 
-from .model_names import POCKET, POCKET_FOLDER, is_hub_id
+from .model_names import (
+    PIPELINES,
+    POCKET_FOLDER,
+    POCKET_TEXT_TO_IMAGE,
+    POCKETS,
+    TEXT_TO_IMAGE_PART,
+    is_hub_id,
+)
 
 INDEX_FILE = "model_index.json"
 SETTINGS_FILE = "divrl.json"  # ours, beside model_index.json, optional: {"image_size_px": 128}
 FULL_IMAGE_SIZE_PX = 512  # the paper's training size, where the folder says nothing
+
 
 # Component -> the classes that this adapter can work with.
 COMPONENTS: dict[str, tuple[str, ...]] = {
@@ -45,7 +53,7 @@ _NEEDED_FILES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A Kontext pipeline on disk whose files are all there."""
+    """A FLUX pipeline on disk whose files are all there."""
 
     path: Path
     """The diffusers folder, with model_index.json in it."""
@@ -53,24 +61,34 @@ class PipelineFolder:
     """Component -> its class name, from model_index.json."""
     image_size_px: int
     """Side of the square pictures that the model is made for, in pixels."""
+    layout: str = "kontext"
+    """The reference's layout that belongs to the pipeline's class."""
+    transformer: str = "transformer"
+    """The folder of the transformer within `path`."""
+
+    def part(self, component: str) -> Path:
+        """The folder of a component."""
+        return self.path / (self.transformer if component == "transformer" else component)
 
 
 def open_pipeline(path: str, revision: str | None = None) -> PipelineFolder:
-    """Find a pipeline and check that it is a whole FluxKontextPipeline; a hub id is downloaded if need be.
+    """Find a pipeline and check that it is a whole FLUX pipeline; a hub id is downloaded if need be.
 
     Args:
-        path: "pocket", a diffusers folder, or a hub id such as "black-forest-labs/FLUX.1-Kontext-dev".
+        path: "pocket", "pocket-text-to-image", a diffusers folder, or a hub id such as
+            "black-forest-labs/FLUX.1-Kontext-dev".
         revision: branch, tag or commit of a hub id; None is the newest.
 
     Raises FileNotFoundError when nothing is found (or the hub cannot be reached), and ValueError when it is
     something else, a part is missing, or the hub asks for a licence to be accepted. One line each.
     """
-    if path == POCKET:
+    if path in POCKETS:
         if not (POCKET_FOLDER / INDEX_FILE).is_file():
             raise FileNotFoundError(
                 f"{POCKET_FOLDER}: the embedded pocket model is not there; run `divrl-train pocket build`"
             )
-        return check_folder(POCKET_FOLDER)
+        pocket = check_folder(POCKET_FOLDER)
+        return _text_to_image(pocket) if path == POCKET_TEXT_TO_IMAGE else pocket
     folder = Path(path).expanduser()
     if folder.is_dir():
         return check_folder(folder)
@@ -82,8 +100,9 @@ def open_pipeline(path: str, revision: str | None = None) -> PipelineFolder:
 
 
 def check_folder(folder: Path) -> PipelineFolder:
-    """Check a local folder: FluxKontextPipeline, known classes, every file there. Reads no weights."""
-    classes = _component_classes(_read_json(folder / INDEX_FILE), folder)
+    """Check a local folder: a FLUX pipeline, known classes, every file there. Reads no weights."""
+    index = _read_json(folder / INDEX_FILE)
+    classes = _component_classes(index, folder)
     for component, alternatives in _NEEDED_FILES.items():
         for names in alternatives:
             if not any(any((folder / component).glob(name)) for name in names):
@@ -91,13 +110,23 @@ def check_folder(folder: Path) -> PipelineFolder:
                     f"{folder}: incomplete: {component}/ lacks {' or '.join(names)}; "
                     "download or save the pipeline again"
                 )
-    return PipelineFolder(path=folder, classes=classes, image_size_px=_image_size_px(folder))
+    return PipelineFolder(
+        path=folder,
+        classes=classes,
+        image_size_px=_image_size_px(folder),
+        layout=PIPELINES[index["_class_name"]],
+    )
+
+
+def _text_to_image(pocket: PipelineFolder) -> PipelineFolder:
+    """The same pipeline with its second transformer, which draws from text alone."""
+    return replace(pocket, layout=PIPELINES["FluxPipeline"], transformer=TEXT_TO_IMAGE_PART)
 
 
 def _component_classes(index: Mapping[str, Any], where: Path | str) -> dict[str, str]:
     pipeline = index.get("_class_name")
-    if pipeline != "FluxKontextPipeline":
-        raise ValueError(f"{where}: a FluxKontextPipeline is needed, {INDEX_FILE} says {pipeline}")
+    if pipeline not in PIPELINES:
+        raise ValueError(f"{where}: a {' or '.join(PIPELINES)} is needed, {INDEX_FILE} says {pipeline}")
     classes = {}
     for component, accepted in COMPONENTS.items():
         entry = index.get(component)

@@ -9,7 +9,15 @@ import re
 from pathlib import Path
 
 POCKET = "pocket"
+POCKET_TEXT_TO_IMAGE = (
+    "pocket-text-to-image"  # the embedded small FLUX.1-dev: same VAE and encoders, no reference
+)
+POCKETS = (POCKET, POCKET_TEXT_TO_IMAGE)
 POCKET_FOLDER = Path(__file__).resolve().parent.parent / "pocket" / "weights"
+TEXT_TO_IMAGE_PART = "transformer_text_to_image"  # in the pocket's folder, beside the Kontext transformer
+# The pipelines that can be used, and how each takes a reference of its own accord: the layout of `layout.py`.
+# A text-to-image model takes none; it learns to by masked conditional flow matching, in the layout "width".
+PIPELINES = {"FluxKontextPipeline": "kontext", "FluxPipeline": "width"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 

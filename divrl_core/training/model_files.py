@@ -1,4 +1,4 @@
-"""Whether a folder is a whole Kontext pipeline, seen from its files: nothing is loaded."""
+"""Whether a folder is a whole FLUX pipeline, seen from its files: nothing is loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-PIPELINE_CLASS = "FluxKontextPipeline"
+from ..models.model_names import PIPELINES
+
 COMPONENTS = (
     "transformer",
     "vae",
@@ -20,21 +21,21 @@ WITH_WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 
 
 def pipeline_problems(folder: Path) -> list[str]:
-    """What keeps the folder from being a Kontext pipeline as diffusers saves it, a line each.
+    """What keeps the folder from being a FLUX pipeline as diffusers saves it, a line each.
 
     Checks the class, the components, and that every weight file is there and as long as its header says.
     """
     index = folder / "model_index.json"
     if not index.is_file():
         return [
-            f"{folder}: no {index.name}: needs a Kontext pipeline in diffusers' layout, a folder with "
+            f"{folder}: no {index.name}: needs a FLUX pipeline in diffusers' layout, a folder with "
             f"{index.name} and {', '.join(COMPONENTS)}"
         ]
     content = _read_json(index)
     if not isinstance(content, dict):
         return [f"{index}: not a JSON object; get the model again"]
-    if content.get("_class_name") != PIPELINE_CLASS:
-        return [f"{index}: needs a {PIPELINE_CLASS}, got {content.get('_class_name')}"]
+    if content.get("_class_name") not in PIPELINES:
+        return [f"{index}: needs a {' or '.join(PIPELINES)}, got {content.get('_class_name')}"]
     problems = []
     for name in COMPONENTS:
         if not (folder / name).is_dir():

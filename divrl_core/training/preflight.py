@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config import ModelConfig, TrainConfig
 from ..models.lora_file import read_lora
-from ..models.model_names import POCKET, POCKET_FOLDER, is_hub_id
+from ..models.model_names import POCKET_FOLDER, POCKETS, is_hub_id
 from .data import DataProblems, RunData, open_data
 from .model_files import pipeline_problems
 
@@ -61,15 +61,15 @@ def check(config: TrainConfig) -> RunData:
 
 
 def _model_problems(config: ModelConfig) -> list[str]:
-    if config.path == POCKET:
+    if config.path in POCKETS:
         return pipeline_problems(POCKET_FOLDER)
     path = Path(config.path).expanduser()
     if path.is_dir():
         return pipeline_problems(path)
     if path.is_file() or not is_hub_id(config.path):
         return [
-            f"model.path: no folder {config.path!r}; needs a Kontext pipeline's folder, a hub id "
-            f"(owner/name) or {POCKET}"
+            f"model.path: no folder {config.path!r}; needs a FLUX pipeline's folder, a hub id "
+            f"(owner/name) or {' or '.join(POCKETS)}"
         ]
     return []
 
@@ -112,4 +112,4 @@ def _count_problems(config: TrainConfig, data: RunData) -> list[str]:
 def _known_size_px(config: ModelConfig) -> int | None:
     if config.image_size_px is not None:
         return config.image_size_px
-    return POCKET_SIZE_PX if config.path == POCKET else None
+    return POCKET_SIZE_PX if config.path in POCKETS else None

@@ -75,6 +75,7 @@ def open_adapter(config: TrainConfig, accelerator: Accelerator) -> FluxAdapter:
         dtype=model.dtype,
         device=accelerator.device,
         revision=model.revision,
+        layout=model.layout,
         max_text_tokens=model.max_text_tokens,
     )
 

@@ -78,8 +78,8 @@ def without(name: str) -> Callable[[Path], None]:
         (lambda f: (f / "model_index.json").write_text("{"), "model_index.json: not readable as JSON"),
         (lambda f: (f / "model_index.json").write_text("[]"), "a JSON object is needed, got a list"),
         (
-            lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"),
-            "a FluxKontextPipeline is needed, model_index.json says FluxPipeline",
+            lambda f: edit(f / "model_index.json", _class_name="FluxFillPipeline"),
+            "a FluxKontextPipeline or FluxPipeline is needed, model_index.json says FluxFillPipeline",
         ),
         (
             lambda f: edit(f / "model_index.json", vae=[None, None]),
@@ -282,7 +282,8 @@ def test_a_wrong_model_is_refused_before_its_weights_are_downloaded(server: Hub,
     edit(server.folder / "model_index.json", _class_name="StableDiffusionPipeline")
     answer = ask("owner/tiny", tmp_path, HF_ENDPOINT=server.address)
     assert answer == (
-        "ValueError owner/tiny: a FluxKontextPipeline is needed, model_index.json says StableDiffusionPipeline"
+        "ValueError owner/tiny: a FluxKontextPipeline or FluxPipeline is needed, "
+        "model_index.json says StableDiffusionPipeline"
     )
     assert not any("safetensors" in path for path in server.asked)
 

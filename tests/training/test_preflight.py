@@ -162,8 +162,10 @@ def test_every_missing_and_truncated_part_of_a_pipeline_is_named(tmp_path: Path)
 
 def test_another_pipeline_and_a_plain_folder_are_refused(tmp_path: Path) -> None:
     folder = pipeline_folder(tmp_path / "model")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxFillPipeline"}))
     (problem,) = pipeline_problems(folder)
-    assert problem.endswith("model_index.json: needs a FluxKontextPipeline, got FluxPipeline")
+    assert problem.endswith(
+        "model_index.json: needs a FluxKontextPipeline or FluxPipeline, got FluxFillPipeline"
+    )
     (folder / "model_index.json").unlink()
     assert "in diffusers' layout" in pipeline_problems(folder)[0]
