@@ -5,10 +5,14 @@ Imported through `config.py`, which gathers them.
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from .settings import Settings, setting
+
+LORA_TARGETS = ("attention", "attention+ffn", "attention+ffn+modulation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +67,25 @@ class LoraConfig(Settings):
     alpha: float | None = setting(
         None, "The adapter is scaled by alpha / rank; null = twice the rank.", above=0
     )
-    targets: Literal["attention+ffn", "attention"] = setting(
-        "attention+ffn", "Which linear layers of the transformer blocks carry an adapter."
+    targets: str = setting(
+        "attention+ffn",
+        "Which linear layers of the blocks carry an adapter: attention, attention+ffn, attention+ffn+modulation, or a "
+        "regular expression that matches whole module names.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.targets in LORA_TARGETS:
+            return
+        problem = f"lora.targets must be one of {', '.join(LORA_TARGETS)} or a regular expression of whole module names"
+        if "." not in self.targets:
+            near = difflib.get_close_matches(self.targets, LORA_TARGETS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{problem}, got {self.targets!r}{hint}")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ValueError(f"{problem}, got {self.targets!r}: {error}") from error
 
     @property
     def resolved_alpha(self) -> float:

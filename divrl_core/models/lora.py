@@ -37,24 +37,35 @@ _FEED_FORWARD = (
     r"transformer_blocks\.\d+\.(ff|ff_context)\.net\.(0\.proj|2)"
     r"|single_transformer_blocks\.\d+\.(proj_mlp|proj_out)"
 )
+# Adaptive layer norms: scale, shift and gate of a block, from time and prompt; not the final layer's.
+_MODULATION = (
+    r"transformer_blocks\.\d+\.(norm1|norm1_context)\.linear|single_transformer_blocks\.\d+\.norm\.linear"
+)
 # Full-match patterns of diffusers module names: "proj_out" as a suffix would also hit the final layer.
-TARGETS: dict[str, str] = {"attention": _ATTENTION, "attention+ffn": f"{_ATTENTION}|{_FEED_FORWARD}"}
+TARGETS: dict[str, str] = {
+    "attention": _ATTENTION,
+    "attention+ffn": f"{_ATTENTION}|{_FEED_FORWARD}",
+    "attention+ffn+modulation": f"{_ATTENTION}|{_FEED_FORWARD}|{_MODULATION}",
+}
 
 
 def target_pattern(targets: str) -> str:
-    """The full-match pattern of the module names that `targets` ("attention", "attention+ffn") stands for.
+    """The full-match pattern of the module names that `targets` stands for: a name of TARGETS, or a pattern itself.
 
-    Raises ValueError when the name is unknown.
+    A pattern of one's own is a regular expression that must match whole names:
+    "single_transformer_blocks\\.3\\d\\.attn\\.to_v". Raises ValueError when it is neither (`LoraConfig` says more).
     """
-    if targets not in TARGETS:
-        raise ValueError(f"lora.targets must be one of {', '.join(map(repr, TARGETS))}, got {targets!r}")
-    return TARGETS[targets]
+    if targets not in TARGETS and "." not in targets:
+        raise ValueError(
+            f"lora.targets must be one of {', '.join(map(repr, TARGETS))} or a pattern, got {targets!r}"
+        )
+    return TARGETS.get(targets, targets)
 
 
 def target_modules(transformer: nn.Module, targets: str) -> tuple[str, ...]:
     """Names of the linear layers of `transformer` that `targets` stands for, in the model's order.
 
-    FLUX.1 (19 double and 38 single blocks) has 266 for "attention" and 418 for "attention+ffn".
+    FLUX.1 (19 double and 38 single blocks) has 266 for "attention", 418 for "attention+ffn" and 494 with modulation.
     """
     pattern = re.compile(target_pattern(targets))
     return tuple(

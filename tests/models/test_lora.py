@@ -7,9 +7,11 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
+from divrl_core.config_inputs import LORA_TARGETS, LoraConfig
 from divrl_core.models.lora import (
     POLICY,
     REFERENCE,
+    TARGETS,
     add_lora,
     disabled_lora,
     freeze_reference,
@@ -19,6 +21,7 @@ from divrl_core.models.lora import (
     target_modules,
     using_adapter,
 )
+from divrl_core.models.lora_size import lora_size
 
 
 def flux(layers: int = 1, single: int = 1, heads: int = 1, seed: int = 0) -> FluxTransformer2DModel:
@@ -76,6 +79,56 @@ def test_attention_and_feed_forward_of_flux_1_are_418_linear_layers() -> None:
     }
     assert set(everything) == inside
     assert set(target_modules(flux_1, "attention")) < inside
+
+    # With modulation: 2 adaptive norms a double block, 1 a single one; the final layer stays as it is.
+    modulated = set(target_modules(flux_1, "attention+ffn+modulation"))
+    assert len(modulated) == 418 + 19 * 2 + 38
+    assert modulated - inside == {
+        name
+        for name, module in flux_1.named_modules()
+        if isinstance(module, torch.nn.Linear) and "blocks." in name and "norm" in name
+    }
+    assert not any(name.startswith(("proj_out", "norm_out")) for name in modulated)
+
+    # Rank 512: 2.09 billion parameters; 4.18 GB as a bfloat16 file, 33.5 GB as weights, gradients and Adam.
+    size = lora_size(flux_1, "attention+ffn", 512)
+    assert size.linears == 418
+    assert size.parameters == 512 * sum(sum(flux_1.get_submodule(name).weight.shape) for name in everything)
+    assert round(size.parameters / 1e9, 2) == 2.09
+    assert round(size.file_bytes(2) / 1e9, 2) == 4.18
+    assert round(size.training_bytes() / 1e9, 1) == 33.5
+
+
+def test_targets_may_be_a_pattern_that_matches_whole_names() -> None:
+    transformer = flux()
+    assert target_modules(transformer, r"transformer_blocks\.\d+\.attn\.to_v") == (
+        "transformer_blocks.0.attn.to_v",
+    )
+    assert target_modules(transformer, r".*\.to_v") == (
+        "transformer_blocks.0.attn.to_v",
+        "single_transformer_blocks.0.attn.to_v",
+    )
+    with pytest.raises(ValueError, match="matches no linear layer"):
+        add_lora(transformer, 4, 8, r"to_v\.", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ("atention+ffn", "did you mean attention\\+ffn"),
+        ("to_v", "or a regular expression"),
+        ("a.(b", "unterminated"),
+    ],
+)
+def test_targets_that_are_no_name_and_no_pattern_are_refused_in_the_settings(
+    targets: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        LoraConfig(targets=targets)
+
+
+def test_the_names_of_targets_in_the_settings_are_those_of_the_models() -> None:
+    assert tuple(TARGETS) == LORA_TARGETS
 
 
 def test_adapters_sit_on_the_matched_layers_and_nowhere_else() -> None:
