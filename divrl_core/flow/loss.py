@@ -8,8 +8,10 @@ from torch import Tensor
 from .path import at_least_float32
 
 
-def masked_flow_loss(v_pred: Tensor, v_target: Tensor, token_mask: Tensor | None) -> Tensor:
-    """Masked conditional flow matching (arXiv:2511.08061): ``sum(mu |v_pred - v_target|^2) / sum(mu)``.
+def masked_flow_loss(
+    v_pred: Tensor, v_target: Tensor, token_mask: Tensor | None, sample_weights: Tensor | None = None
+) -> Tensor:
+    """Masked conditional flow matching (arXiv:2511.08061): ``sum(w mu |v_pred - v_target|^2) / sum(mu)``.
 
     mu is 1 on the tokens of the target and 0 on those of the reference, for all of a token's channels alike,
     so that without a mask this is the mean squared error. Predictions outside the mask get a gradient of
@@ -19,13 +21,14 @@ def masked_flow_loss(v_pred: Tensor, v_target: Tensor, token_mask: Tensor | None
         v_pred: predicted velocity (B, N, C).
         v_target: true velocity ``eps - x_0`` of the same shape.
         token_mask: bool (N,) or (B, N), True where the loss counts; None counts all tokens.
+        sample_weights: w, (B,), by each sample's time (times.loss_weights); None weighs all alike.
 
     Returns:
         Scalar loss in float32 or better; lower is better.
 
     Raises:
-        ValueError: shapes that differ, a mask that is not bool or not one flag a token, or a mask without any
-            token.
+        ValueError: shapes that differ, a mask that is not bool or not one flag a token, a mask without any token,
+            or weights that are not one a sample.
     """
     if v_pred.shape != v_target.shape:
         raise ValueError(
@@ -33,6 +36,13 @@ def masked_flow_loss(v_pred: Tensor, v_target: Tensor, token_mask: Tensor | None
             f"got {tuple(v_target.shape)}"
         )
     error = at_least_float32(v_pred) - at_least_float32(v_target)
+    if sample_weights is not None:
+        if sample_weights.shape != v_pred.shape[:1]:
+            raise ValueError(
+                f"sample_weights must hold one weight a sample: expected ({len(v_pred)},), "
+                f"got {tuple(sample_weights.shape)}"
+            )
+        error = error * sample_weights.to(error.dtype).sqrt()[:, None, None]
     if token_mask is None:
         return error.square().mean()
     counted = _token_flags(token_mask, v_pred)

@@ -65,3 +65,12 @@ def test_bfloat16_predictions_are_measured_in_float32():
 def test_masks_that_cannot_be_meant_are_refused(mask: torch.Tensor, message: str):
     with pytest.raises(ValueError, match=message):
         masked_flow_loss(torch.zeros(2, 6, 4), torch.zeros(2, 6, 4), mask)
+
+
+def test_a_samples_weight_multiplies_its_share_of_the_loss_by_hand() -> None:
+    # two samples of one token of two channels: squared errors 1, 1 and 4, 4; weights 3 and .5 -> (6 + 4) / 4
+    prediction = torch.tensor([[[1.0, 1.0]], [[2.0, 2.0]]])
+    loss = masked_flow_loss(prediction, torch.zeros(2, 1, 2), None, torch.tensor([3.0, 0.5]))
+    assert loss.item() == pytest.approx(2.5)
+    with pytest.raises(ValueError, match=r"one weight a sample: expected \(2,\), got \(3,\)"):
+        masked_flow_loss(prediction, torch.zeros(2, 1, 2), None, torch.ones(3))
