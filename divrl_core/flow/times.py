@@ -17,7 +17,7 @@ WEIGHTINGS = ("none", "cosmap", "sigma_sqrt")
 
 
 def logit_normal_times(z: Tensor, *, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """``t = sigmoid(mean + std z)`` (arXiv:2403.03206, section 3.1): most in the middle; a mean above 0 is nearer noise."""
+    """``t = sigmoid(mean + std z)`` (arXiv:2403.03206): most in the middle; a mean above 0: nearer noise."""
     if not std > 0:
         raise ValueError(f"std of the logit-normal times must be above 0, got {std}")
     return torch.sigmoid(mean + std * z).clamp(MARGIN, 1 - MARGIN)
