@@ -158,11 +158,15 @@ class GrpoConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Settings):
-    """AdamW and the moving average of the weights."""
+    """The optimizer and the moving average of the weights."""
 
     section: ClassVar[str] = "optim"
 
-    lr: float = setting(3e-4, "Learning rate.", above=0, at_most=1)
+    name: Literal["adamw", "adamw8bit", "prodigy"] = setting(
+        "adamw",
+        "adamw8bit needs the package bitsandbytes, prodigy (which finds its own rate, lr=1) prodigyopt.",
+    )
+    lr: float = setting(3e-4, "Learning rate.", above=0, at_most=10)
     betas: tuple[float, float] = setting(
         (0.9, 0.999), "AdamW's decay of its two moments.", at_least=0, below=1
     )

@@ -7,21 +7,17 @@ Without a `metadata.jsonl` every picture in the folder is a reference: `fox.png`
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Iterable
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
+from .folder_files import METADATA_NAME, OTHER_PICTURES, FolderFiles, is_picture, nearest
 from .metadata_rows import MetadataRow, read_rows
 from .picture_references import PictureFile, PictureSource
 from .pictures import PICTURE_SUFFIXES
-from .prompt_lines import prompts_of_text
 
 logger = logging.getLogger("divrl")
 
-METADATA_NAME = "metadata.jsonl"
 MASKS_NAME = "masks"
-_OTHER_PICTURES = (".gif", ".heic", ".heif", ".avif", ".jfif", ".psd", ".tga", ".jp2")
 
 
 def read_folder(folder: Path) -> tuple[list[PictureSource], list[str]]:
@@ -43,44 +39,42 @@ def read_folder(folder: Path) -> tuple[list[PictureSource], list[str]]:
     return list(reader.sources.values()), reader.problems
 
 
-class _FolderReader:
+class _FolderReader(FolderFiles):
     """Walks one folder and gathers references and problems."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = folder.resolve()
+        super().__init__(folder)
         self.sources: dict[str, PictureSource] = {}
-        self.problems: list[str] = []
         self._where: dict[str, str] = {}
 
     def read_files(self) -> None:
         """Every picture in the folder is a reference; every other file must belong to one."""
         files = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
-        pictures = [path for path in files if _is_picture(path) and not path.stem.endswith(".mask")]
+        pictures = [path for path in files if is_picture(path) and not path.stem.endswith(".mask")]
         self._find_strays(files, {path.stem for path in pictures})
         for path in pictures:
-            captions = self._captions_beside(path, where=str(path))
-            if self._is_inside(path, str(path)):
+            captions = self.captions_beside(path, where=str(path))
+            if self.is_inside(path, str(path)):
                 self._add(str(path), path.stem, path, captions, self._mask_beside(path))
 
     def read_metadata(self) -> None:
         """Every row of the metadata is a reference; pictures it does not name are left out."""
         metadata = self.folder / METADATA_NAME
-        if not self._is_inside(metadata, str(metadata)):
+        if not self.is_inside(metadata, str(metadata)):
             return
         rows, problems = read_rows(metadata)
         self.problems += problems
         named: set[Path] = set()
         for row in rows:
-            picture = self._named(row.picture, row.where)
-            mask = None if row.mask is None else self._named(row.mask, f"{row.where}: mask")
+            picture = self.named(row.picture, row.where)
+            mask = None if row.mask is None else self.named(row.mask, f"{row.where}: mask")
             captions = row.captions
             if picture is not None:
                 captions = captions or self._captions_of_row(row, picture)
                 mask = mask or (self._mask_beside(picture) if row.mask is None else None)
                 self._add(row.where, row.reference_id, picture, captions, mask)
                 named |= {picture, mask} if mask else {picture}
-        unnamed = [path for path in sorted(self.folder.iterdir()) if _is_picture(path) and path not in named]
+        unnamed = [path for path in sorted(self.folder.iterdir()) if is_picture(path) and path not in named]
         if unnamed and rows:
             logger.warning(
                 "%s does not name %d of the pictures in its folder, such as %s: they are not used",
@@ -106,32 +100,12 @@ class _FolderReader:
         if not row.needs_captions:
             return ()
         if picture.with_suffix(".txt").exists():
-            return self._captions_beside(picture, where=row.where)
+            return self.captions_beside(picture, where=row.where)
         self.problems.append(
             f"{row.where}: no caption: needs captions or caption in the row (it has {', '.join(row.keys)}) "
             f"or a file {picture.with_suffix('.txt').name}"
         )
         return ()
-
-    def _captions_beside(self, picture: Path, *, where: str) -> tuple[str, ...]:
-        path = picture.with_suffix(".txt")
-        if not path.exists():
-            self.problems.append(
-                f"{where}: no caption: needs a file {path.name} beside it, one prompt a line"
-            )
-            return ()
-        if not self._is_inside(path, str(path)):
-            return ()
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            self.problems.append(f"{path}: cannot be read as UTF-8 text ({error})")
-            return ()
-        prompts = prompts_of_text(text)
-        if not prompts.lines:
-            self.problems.append(f"{path}: the caption is empty")
-        self.problems += [f"{path}:{number}: this caption is empty" for number in prompts.blank_line_numbers]
-        return prompts.lines
 
     def _mask_beside(self, picture: Path) -> Path | None:
         below = picture.relative_to(self.folder).with_suffix("")
@@ -145,63 +119,25 @@ class _FolderReader:
         if len(masks) > 1:
             names = " and ".join(str(path.relative_to(self.folder)) for path in masks)
             self.problems.append(f"{picture}: one mask is needed, got {names}")
-        return masks[0] if masks and self._is_inside(masks[0], str(masks[0])) else None
-
-    def _named(self, name: str, where: str) -> Path | None:
-        """The file that a manifest names, or None when a problem was noted."""
-        as_windows = PureWindowsPath(name)  # splits at / and \ alike, and knows drives
-        if as_windows.drive or as_windows.root or ".." in as_windows.parts:
-            self.problems.append(f"{where}: {name!r} points outside the folder {self.folder}")
-            return None
-        path = self.folder / name
-        if not self._is_inside(path, f"{where}: {name!r}"):
-            return None
-        if not path.is_file():
-            self.problems.append(f"{where}: there is no file {name!r} in {self.folder}")
-            return None
-        return path
-
-    def _is_inside(self, path: Path, where: str) -> bool:
-        """Whether the file's true place is inside the folder; if not, a problem is noted."""
-        try:
-            inside = path.resolve().is_relative_to(self.root)
-        except (OSError, RuntimeError, ValueError) as error:
-            self.problems.append(f"{where}: not a usable path ({error})")
-            return False
-        if not inside:
-            self.problems.append(
-                f"{where}: points outside the folder {self.folder} through a link; copy the file into it"
-            )
-        return inside
+        return masks[0] if masks and self.is_inside(masks[0], str(masks[0])) else None
 
     def _find_strays(self, files: list[Path], stems: set[str]) -> None:
         """Note captions and masks without a picture, and pictures of formats that are not read."""
         masks_folder = self.folder / MASKS_NAME
         in_masks_folder = sorted(masks_folder.iterdir()) if masks_folder.is_dir() else []
         for path in files:
-            if path.suffix.lower() in _OTHER_PICTURES:
+            if path.suffix.lower() in OTHER_PICTURES:
                 self.problems.append(f"{path}: pictures must be {', '.join(PICTURE_SUFFIXES)}; convert it")
             elif path.suffix.lower() == ".txt" and path.stem not in stems:
-                self.problems.append(
-                    f"{path}: this caption belongs to no picture{_nearest(path.stem, stems)}"
-                )
-            elif _is_picture(path) and path.stem.endswith(".mask"):
+                self.problems.append(f"{path}: this caption belongs to no picture{nearest(path.stem, stems)}")
+            elif is_picture(path) and path.stem.endswith(".mask"):
                 stem = path.stem.removesuffix(".mask")
                 if stem not in stems:
-                    self.problems.append(f"{path}: this mask belongs to no picture{_nearest(stem, stems)}")
+                    self.problems.append(f"{path}: this mask belongs to no picture{nearest(stem, stems)}")
         for path in in_masks_folder:
-            if _is_picture(path) and path.stem not in stems:
-                self.problems.append(f"{path}: this mask belongs to no picture{_nearest(path.stem, stems)}")
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir()
+            if is_picture(path) and path.stem not in stems:
+                self.problems.append(f"{path}: this mask belongs to no picture{nearest(path.stem, stems)}")
 
 
 def _file(path: Path) -> PictureFile:
     return PictureFile(where=str(path), read=lambda: path)
-
-
-def _nearest(stem: str, stems: Iterable[str]) -> str:
-    near = difflib.get_close_matches(stem, list(stems), n=1)
-    return f"; the nearest is {near[0]!r}" if near else ""
