@@ -148,9 +148,6 @@ class CfmRunConfig(Settings):
     save_every_updates: int = setting(
         100, "Checkpoint and LoRA file every so often.", unit="updates", at_least=1
     )
-    log_every_updates: int = setting(
-        10, "A row of metrics.jsonl is the mean of so many.", unit="updates", at_least=1
-    )
     keep_last: int = setting(3, "Numbered LoRA files kept beside the best.", unit="files", at_least=1)
     validation_times: tuple[float, ...] = setting(
         (0.1, 0.3, 0.5, 0.7, 0.9),
@@ -197,7 +194,7 @@ class CfmConfig(Settings):
         super().__post_init__()
         if self.lora.alpha is None:  # here null is the rank, so that the adapter's scale is 1
             object.__setattr__(self, "lora", replace(self.lora, alpha=float(self.lora.rank)))
-        if "float16" == self.model.dtype or self.run.mixed_precision == "fp16":
+        if self.model.dtype == "float16" or self.run.mixed_precision == "fp16":
             name = "model.dtype=float16" if self.model.dtype == "float16" else "run.mixed_precision=fp16"
             raise ValueError(
                 f"{name} cannot be trained: without loss scaling the LoRA's gradients vanish; "

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig, to_mapping
+from ..config_cfm import CfmConfig
 from ..models.model_names import POCKET_FOLDER
 from ..settings import list_settings
 from ..training.data import RunData
@@ -27,14 +28,14 @@ from ..training.files import write_atomic_json
 from ..training.references import ReferenceSet
 from .comparison import sheet_of, write_comparisons, write_sheet
 from .demo_pictures import DemoModels, gather_comparisons
-from .experiment_plan import BASE, ExperimentPlan
+from .experiment_plan import ExperimentPlan
 from .experiment_report import write_experiment_report
 from .experiment_results import read_cell
 from .heldout import HeldOut
 from .made_with import flat, follows_alike, hashed, model_hashes
 from .report import write_report
 from .runs import read_rows
-from .stage_runs import run_stage
+from .stage_runs import anywhere, run_stage
 
 logger = logging.getLogger("divrl")
 
@@ -49,9 +50,9 @@ CURVE = (
     "pose_change_deg",
     "selection",
     "gate_rate",
+    "validation_loss",
     "samples",
 )
-SHOWN = (BASE, "explore", "suppress")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def run_experiment(
     minutes: float | None = None,
     model: Path = POCKET_FOLDER,
     sources: Sources | None = None,
+    write: Callable[[Path, Path], Path | None] = write_experiment_report,
 ) -> Path | None:
     """Does every cell that is not done yet, seed by seed, and writes tables and figures of all that are.
 
@@ -80,8 +82,9 @@ def run_experiment(
         minutes: begin no further cell after so long; None = never stop.
         model: the pipeline's folder, whose files' hashes the cells follow from.
         sources: other references than those that the plans name.
+        write: writes the page of results from (cells, output).
 
-    Returns the written experiment.md, or None when no cell is done yet.
+    Returns the written page, or None when no cell is done yet.
     """
     sources = sources or Sources()
     cells = cells or output / "cells"
@@ -95,23 +98,25 @@ def run_experiment(
         made = {name: made_with(plan, name, hashes) for name in plan.names}
         missing = [name for name in plan.names if not is_done(cell_path(cells, plan, name), made[name])]
         models: DemoModels | None = None
+        judge: TrainConfig | None = None
         for name in missing:
             if deadline is not None and time.monotonic() > deadline:
                 logger.info("time is over; the same command goes on from here")
-                return write_experiment_report(cells, output)
+                return write(cells, output)
             folder = output / f"seed-{plan.seed}"
             lora = _train(plan, name, folder, sources.data)
-            if models is None:
-                models = DemoModels(plan.arms[0].config, plan.evaluation, folder, sources.last_references)
+            if models is None or plan.judge(name) != judge:
+                judge = plan.judge(name)
+                models = DemoModels(judge, plan.evaluation, folder, sources.last_references)
                 models.write_references(folder / "pictures" / "references")
             models.load(lora)
-            if name in SHOWN:
+            if name in plan.shown:
                 models.write_comparison(name, folder / "comparisons")
             found = models.evaluate(name, folder / "pictures")
             write_atomic_json(cell_path(cells, plan, name), _cell(plan, name, found, folder, made[name]))
             logger.info("seed %d, %s: %s", plan.seed, name, _in_short(found.summary))
-        _write_pages(output / f"seed-{plan.seed}", cells)
-    return write_experiment_report(cells, output)
+        _write_pages(plan, output / f"seed-{plan.seed}", cells)
+    return write(cells, output)
 
 
 def cell_path(cells: Path, plan: ExperimentPlan, name: str) -> Path:
@@ -123,9 +128,8 @@ def made_with(plan: ExperimentPlan, name: str, model: Mapping[str, str]) -> dict
     """What a cell follows from: the settings of every run behind it, of its evaluation, and the model's hashes."""
     parts: dict[str, Any] = {}
     for arm in plan.line_of(name):
-        run = replace(arm.config.run, threads=None)
-        parts |= flat(to_mapping(replace(arm.config, run=run)), arm.name)
-    judge = to_mapping(plan.arms[0].config)
+        parts |= flat(to_mapping(anywhere(arm.config)), arm.name)
+    judge = to_mapping(plan.judge(name))
     parts |= flat({"model": judge["model"], "backbone": judge["reward"]["backbone"]}, "judged")
     parts |= flat(vars(plan.evaluation), "evaluation")
     return hashed(parts | dict(model))
@@ -135,7 +139,7 @@ def is_done(path: Path, made: Mapping[str, Any]) -> bool:
     """Whether the cell is there and follows from the same settings and model."""
     if not path.is_file():
         return False
-    defaults = {row.name: row.default for row in list_settings(TrainConfig)}
+    defaults = {row.name: row.default for kind in (CfmConfig, TrainConfig) for row in list_settings(kind)}
     return follows_alike(read_cell(path)["made_with"]["parts"], made["parts"], defaults)
 
 
@@ -144,8 +148,10 @@ def _train(plan: ExperimentPlan, name: str, folder: Path, data: RunData | None) 
     lora = None
     for arm in plan.line_of(name):
         config = arm.config
+        if isinstance(config, CfmConfig):
+            config = replace(config, run=replace(config.run, cache=str(folder / "cache")))
         if lora is not None:
-            config = replace(config, run=replace(config.run, init_lora=str(lora)))
+            config = replace(config, run=replace(config.run, init_lora=str(lora)))  # type: ignore[arg-type]
         lora = run_stage(config, folder / arm.name, data)
     return lora
 
@@ -159,7 +165,7 @@ def _cell(
         curve += [
             {"arm": arm.name, **{key: row[key] for key in CURVE if key in row}}
             for row in rows
-            if row.get("kind") != "warning"
+            if row.get("kind") == "heldout" or (row.get("kind") == "train" and "reward" in row)
         ]
     measured = _rounded({**found.as_json(), "curve": curve})
     return {"model": name, "seed": plan.seed, "made_with": made, **measured}
@@ -174,19 +180,19 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _write_pages(folder: Path, cells: Path) -> None:
-    """The sheet and the report of base, explore and suppress, where their pictures were made."""
-    found = {name: cells / folder.name / f"{name}.json" for name in SHOWN}
-    pictures = [folder / "comparisons" / f"{name}.json" for name in SHOWN]
+def _write_pages(plan: ExperimentPlan, folder: Path, cells: Path) -> None:
+    """The sheet and the report of the models that are shown, where their pictures were made."""
+    found = {name: cells / folder.name / f"{name}.json" for name in plan.shown}
+    pictures = [folder / "comparisons" / f"{name}.json" for name in plan.shown]
     if not all(path.is_file() for path in (*found.values(), *pictures)):
         return
     for name, path in found.items():
         cell = read_cell(path)
         kept = {key: cell[key] for key in ("settings", "summary", "samples")}
         write_atomic_json(folder / "heldout" / f"{name}.json", kept)
-    comparisons = gather_comparisons(folder / "comparisons", SHOWN)
+    comparisons = gather_comparisons(folder / "comparisons", plan.shown)
     write_comparisons(folder / "comparisons", comparisons)
-    sheet = sheet_of(comparisons, title="Same references, same seeds: base, explore, suppress")
+    sheet = sheet_of(comparisons, title=f"Same references, same seeds: {', '.join(plan.shown)}")
     write_sheet(folder / "sheet.jpg", sheet)
     write_report([folder], folder / "report.html", cells=cells)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..config import RewardConfig, TrainConfig
+from ..config_cfm import CfmConfig
 from .demo_settings import DemoEvaluation, demo_plan
 
 BASE = "base"
@@ -18,7 +20,7 @@ class Arm:
     """One trained model. `starts_from`: the arm whose best LoRA it goes on from; None = the base model."""
 
     name: str
-    config: TrainConfig
+    config: TrainConfig | CfmConfig
     starts_from: str | None = None
 
 
@@ -29,10 +31,19 @@ class ExperimentPlan:
     seed: int
     arms: tuple[Arm, ...]
     evaluation: DemoEvaluation
+    judged_as: TrainConfig
+    """Model and reward backbone of the evaluation, for models that `judged_otherwise` does not name."""
+    judged_otherwise: Mapping[str, TrainConfig] = field(default_factory=dict)
+    shown: tuple[str, ...] = (BASE, "explore", "suppress")
+    """The models whose pictures stand beside each other on the sheet."""
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def judge(self, name: str) -> TrainConfig:
+        """How a model is evaluated."""
+        return self.judged_otherwise.get(name, self.judged_as)
 
     def line_of(self, name: str) -> tuple[Arm, ...]:
         """The arms that a model is made by, from the base on: none for the base, explore and suppress for suppress."""
@@ -58,14 +69,15 @@ def experiment_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
         reward = RewardConfig(kind=kind, vsm_weight=vsm_weight, backbone=demo.explore.reward.backbone)
         return replace(lengthened(demo.explore, whole), reward=reward, optim=demo.suppress.optim)
 
+    explore = lengthened(demo.explore, EXPLORE_UPDATES)
     arms = (
-        Arm(name="explore", config=lengthened(demo.explore, EXPLORE_UPDATES)),
+        Arm(name="explore", config=explore),
         Arm(name="suppress", config=lengthened(demo.suppress, SUPPRESS_UPDATES), starts_from="explore"),
         Arm(name="vsm", config=rival("vsm")),
         *(Arm(name=linear_name(weight), config=rival("linear", weight)) for weight in LINEAR_WEIGHTS),
     )
     evaluation = replace(demo.evaluation, references=100, pictures=200)
-    return ExperimentPlan(seed=seed, arms=arms, evaluation=evaluation)
+    return ExperimentPlan(seed=seed, arms=arms, evaluation=evaluation, judged_as=explore)
 
 
 def lengthened(config: TrainConfig, updates: int) -> TrainConfig:

@@ -20,12 +20,17 @@ def hashed(parts: Mapping[str, Any]) -> dict[str, Any]:
 def follows_alike(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
     """Whether a result made with the parts `before` would be made the same `now`.
 
-    A setting that did not exist then counts as its default, by the end of its dotted name (explore.grpo.kl_weight:
-    grpo.kl_weight).
+    A setting that did not exist then counts as its default, by the end of its dotted name (explore.grpo.kl_weight and
+    linear-0.2.grpo.kl_weight: grpo.kl_weight).
     """
 
+    def default(name: str) -> Any:
+        while name and name not in defaults:
+            name = name.partition(".")[2]
+        return json_ready({"": defaults.get(name)})[""]
+
     def value(parts: Mapping[str, Any], name: str) -> Any:
-        return parts[name] if name in parts else json_ready({"": defaults.get(name.partition(".")[2])})[""]
+        return parts[name] if name in parts else default(name)
 
     return set(before) <= set(now) and all(value(before, name) == value(now, name) for name in now)
 

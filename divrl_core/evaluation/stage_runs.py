@@ -6,44 +6,58 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import TrainConfig, from_mapping, to_mapping
+from ..config import from_mapping, to_mapping
+from ..config_cfm import CfmConfig
+from ..training.cfm_loop import train_cfm
 from ..training.checkpoint import check_same_settings
 from ..training.data import RunData
 from ..training.grpo_loop import train
+from ..training.run_folder import RunSettings
 from .report import write_report
 from .runs import is_run_folder, read_rows, read_run
 
 logger = logging.getLogger("divrl")
 
 
-def run_stage(config: TrainConfig, folder: Path, data: RunData | None = None) -> Path:
+def run_stage(config: RunSettings, folder: Path, data: RunData | None = None) -> Path:
     """Trains into a run folder whatever is not done yet, writes its report, and returns its best LoRA file.
 
-    `data` replaces the references that the settings name. Raises ValueError when the folder holds a finished run of
-    other settings; threads, and the path of what it started from, may differ.
+    `data` replaces the references that the settings of explore and suppress name. Raises ValueError when the folder
+    holds a finished run of other settings; threads, and the path of what it started from, may differ.
     """
     best = folder / "lora" / "best.safetensors"
     if is_finished(config, folder):
         saved, now = (
-            from_mapping(TrainConfig, values, str(folder))
+            from_mapping(type(config), values, str(folder))
             for values in (read_run(folder).settings, to_mapping(config))
         )
         check_same_settings(*(to_mapping(_lasting(one)) for one in (saved, now)), done_updates=0)
         logger.info("%s is finished: %s", config.stage, best)
     else:
         logger.info("%s: %d updates into %s", config.stage, config.run.updates, folder)
+        if isinstance(config, CfmConfig):
+            return train_cfm(config, folder, resume=is_run_folder(folder)).best_lora
         best = train(config, folder, resume=is_run_folder(folder), data=data).best_lora
-    write_report([folder], folder / "report.html")
+    if not isinstance(config, CfmConfig):
+        write_report([folder], folder / "report.html")
     return best
 
 
-def _lasting(config: TrainConfig) -> TrainConfig:
+def anywhere(config: RunSettings) -> RunSettings:
+    """The settings without what changes no result: threads, and the folder of encoded pictures."""
+    if isinstance(config, CfmConfig):
+        return replace(config, run=replace(config.run, threads=None, cache=None))
+    return replace(config, run=replace(config.run, threads=None))
+
+
+def _lasting(config: RunSettings) -> RunSettings:
     """The settings without what may differ between two computers; `init_lora` only where there is one."""
-    origin = None if config.run.init_lora is None else "its start"
-    return replace(config, run=replace(config.run, threads=None, init_lora=origin))
+    kept = anywhere(config)
+    origin = None if kept.run.init_lora is None else "its start"
+    return replace(kept, run=replace(kept.run, init_lora=origin))  # type: ignore[arg-type]
 
 
-def is_finished(config: TrainConfig, folder: Path) -> bool:
+def is_finished(config: RunSettings, folder: Path) -> bool:
     """Whether the last update's held-out row is written, which happens after everything else of that
     update.
     """

@@ -149,6 +149,10 @@ class FluxAdapter:
         """Times of a sampling run for a target of that size, float64 (steps + 1,), from 1 to 0."""
         return self._shift.sigmas(steps, self.token_count(height, width))
 
+    def schedule_mu(self, height: int, width: int) -> float:
+        """Shift mu of the sampling schedule for a target of that size (flow/schedule.py)."""
+        return self._shift.mu(self.token_count(height, width))
+
     # Encoding and decoding
 
     def encode_text(self, prompts: Sequence[str], *, micro_batch: int = 16) -> TextEmbeddings:
@@ -204,6 +208,11 @@ class FluxAdapter:
     def drop_encoders(self) -> None:
         """Free the text encoders' memory. Encoding another prompt would load them again."""
         self._text.drop()
+
+    def drop_vae(self) -> None:
+        """Free the VAE's memory; the next encoding or decoding loads it again."""
+        if "_codec" in self.__dict__:
+            self._codec.drop()
 
     # The model
 

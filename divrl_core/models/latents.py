@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import gc
+import inspect
+from functools import cached_property
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -22,15 +25,33 @@ class LatentCodec:
     """Normalised latents are ``(z - shift_factor) * scaling_factor``, z the VAE's mode."""
 
     def __init__(self, folder: PipelineFolder, *, dtype: torch.dtype, device: torch.device) -> None:
-        kind = folder.classes["vae"]
-        vae = load_module(folder, "vae", _KINDS[kind], dtype=dtype, device=device)
-        self.vae = vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
-        self._dtype, self._device = dtype, device
-        config = json.loads(self.vae.to_json_string())
+        self._folder, self._dtype, self._device = folder, dtype, device
+        self._kind = _KINDS[folder.classes["vae"]]
+        path = folder.part("vae")
+        try:
+            config: dict[str, Any] = self._kind.load_config(str(path), local_files_only=True)
+        except (OSError, ValueError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{path}: could not be loaded: {first_line}") from error
+        config = {**_defaults(self._kind), **config}
         self._scaling_factor: float = config["scaling_factor"]
         self._shift_factor: float = config.get("shift_factor") or 0.0
         self.channels: int = config["latent_channels"]
-        self.downscale: int = 2 ** (len(config["block_out_channels"]) - 1)
+        blocks = config.get("block_out_channels") or config["encoder_block_out_channels"]
+        self.downscale: int = 2 ** (len(blocks) - 1)
+
+    @cached_property
+    def vae(self) -> Any:
+        """The autoencoder, loaded when first needed."""
+        vae = load_module(self._folder, "vae", self._kind, dtype=self._dtype, device=self._device)
+        return vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+
+    def drop(self) -> None:
+        """Free the autoencoder; it is loaded again when needed."""
+        if self.__dict__.pop("vae", None) is not None:
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
 
     @property
     def token_size_px(self) -> int:
@@ -87,3 +108,9 @@ class LatentCodec:
         z = latents / self._scaling_factor + self._shift_factor
         images: Tensor = self.vae.decode(z.to(self._dtype)).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """What a class takes for settings that a config leaves out."""
+    parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .lora import POLICY, adapter_shape, lora_state
-from .lora_file import KEY_PREFIX, SETTINGS_KEY, LoraState, paired
+from .lora_file import KEY_PREFIX, LAYOUT_KEY, SETTINGS_KEY, LoraState, paired
 
 EXPORT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -33,6 +33,7 @@ def export_lora(
     rank: int,
     alpha: float,
     settings: Mapping[str, Any] | None = None,
+    layout: str | None = None,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
@@ -40,7 +41,8 @@ def export_lora(
 
     lora_B is multiplied by alpha / rank in float64 and rounded once to `dtype`: exact in float32 where
     alpha / rank is a power of two. `settings` (anything JSON can hold) goes into the header with rank and
-    alpha under "lora". `metadata` adds header fields or replaces `modelspec.*` ones such as the title.
+    alpha under "lora". `layout` is where the reference lay in training (layout.py).
+    `metadata` adds header fields or replaces `modelspec.*` ones such as the title.
     The file appears whole or not at all. Raises ValueError when weights, numbers or fields do not fit.
     """
     if isinstance(lora, nn.Module):
@@ -61,7 +63,8 @@ def export_lora(
     for name, weight in lora.items():
         is_b = name.endswith(".lora_B.weight")
         folded[name] = fold(weight, alpha / rank, dtype) if is_b else weight.to(dtype)
-    return write_folded(path, folded, rank=rank, alpha=alpha, settings=settings, metadata=metadata)
+    header = {**(metadata or {}), **({LAYOUT_KEY: layout} if layout else {})}
+    return write_folded(path, folded, rank=rank, alpha=alpha, settings=settings, metadata=header)
 
 
 def fold(weight_b: Tensor, scale: float, dtype: torch.dtype) -> Tensor:

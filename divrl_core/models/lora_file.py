@@ -24,6 +24,7 @@ LoraState = dict[str, Tensor]  # "<module>.lora_A.weight" (rank, in) and "<modul
 
 KEY_PREFIX = "transformer."
 SETTINGS_KEY = "divrl.settings"
+LAYOUT_KEY = "divrl.layout"  # where the reference lay in training: kontext, width, diagonal, none
 
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _ONLY_DIFFUSERS = "only the diffusers layout 'transformer.<module>.lora_A.weight' is read"
@@ -53,6 +54,11 @@ class LoraFile:
     alpha: float  # as trained with, from our header; equal to rank where the header does not say
     metadata: dict[str, str]  # the header, word for word
     settings: dict[str, Any]  # our run's settings from the header; empty for files of other origin
+
+    @property
+    def layout(self) -> str | None:
+        """Where the reference lay in training; None where the header does not say."""
+        return self.metadata.get(LAYOUT_KEY)
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -61,5 +61,10 @@ class ScheduleShift:
 
     def sigmas(self, steps: int, token_count: int) -> Tensor:
         """Times of a sampling run, float64 (steps + 1,), from 1 to 0, for a target of so many tokens."""
-        mu = shift_mu(token_count, base=self.base, top=self.top) if self.static_mu is None else self.static_mu
-        return sigmas(steps, mu)
+        return sigmas(steps, self.mu(token_count))
+
+    def mu(self, token_count: int) -> float:
+        """The shift for a target of so many tokens; 0 leaves the times evenly spaced."""
+        if self.static_mu is not None:
+            return self.static_mu
+        return shift_mu(token_count, base=self.base, top=self.top)

@@ -51,10 +51,10 @@ def write_pipeline(
     psnr, figure_psnr = round_trip_psnr(vae, held_out.images[:, 0], held_out.masks[:, 0])
     logger.info("VAE %.1f dB, on the figure %.1f dB", psnr, figure_psnr)
     facts: dict[str, Any] = {"image_size_px": held_out.images.shape[2], "seed": seed}  # of the text side
-    models.flux.to(torch.bfloat16)
+    models.kontext.to(torch.bfloat16)
     models.text_to_image.to(torch.bfloat16)
     if start is None:
-        pipeline = build_pipeline(vae.half(), models.flux, all_captions(), seed=seed)
+        pipeline = build_pipeline(vae.half(), models.kontext, all_captions(), seed=seed)
         pipeline.text_encoder.half()
         pipeline.text_encoder_2.half()
         pipeline.save_pretrained(fresh, safe_serialization=True)
@@ -63,7 +63,7 @@ def write_pipeline(
         shutil.copytree(start.folder.path, fresh)
         facts = json.loads((fresh / "divrl.json").read_text())
         shutil.copytree(fresh / "transformer", fresh / TEXT_TO_IMAGE_PART, dirs_exist_ok=True)
-        _replace_weights(fresh / "transformer", models.flux)
+        _replace_weights(fresh / "transformer", models.kontext)
         _replace_weights(fresh / "vae", vae.half())
     _replace_weights(fresh / TEXT_TO_IMAGE_PART, models.text_to_image)
     facts |= {"vae_psnr_db": round(psnr, 2), "vae_figure_psnr_db": round(figure_psnr, 2)}

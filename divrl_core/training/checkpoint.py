@@ -26,6 +26,7 @@ logger = logging.getLogger("divrl")
 
 FORMAT = 1
 UNPUBLISHED = "-unpublished"
+GROUP = "group"
 _NAME = re.compile(rf"update-\d+({UNPUBLISHED})?")
 
 Tensors = dict[str, Tensor]
@@ -137,12 +138,24 @@ def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], *, don
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> Tensors:
-    """CPU copies of the optimizer's moments and step counts, as "<parameter>/<name>"."""
-    return {
+    """CPU copies of the optimizer's moments and step counts, as "<parameter>/<name>", and its own numbers.
+
+    Some optimizers (prodigy) keep what they have learned of the rate beside the settings of their one group:
+    "group/<name>".
+    """
+    tensors = {
         f"{name}/{part}": torch.as_tensor(value).detach().to("cpu", copy=True)
         for name, parameter in parameters.items()
         for part, value in optimizer.state.get(parameter, {}).items()
     }
+    numbers = {
+        f"{GROUP}/{key}": torch.tensor(
+            value, dtype=torch.float64 if isinstance(value, float) else torch.int64
+        )
+        for key, value in optimizer.param_groups[0].items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    return tensors | numbers
 
 
 def load_optimizer_tensors(
@@ -151,7 +164,13 @@ def load_optimizer_tensors(
     """Put back what `optimizer_tensors` took; moments go to their parameter's device, step counts stay on the CPU."""
     for key, value in saved.items():
         name, _, part = key.rpartition("/")
+        if name == GROUP:
+            optimizer.param_groups[0][part] = value.item()
+            continue
         parameter = parameters[name]
+        if value.ndim == 0 and not value.is_floating_point():  # a step count that was a plain number
+            optimizer.state[parameter][part] = int(value)
+            continue
         device = "cpu" if part == "step" else parameter.device
         optimizer.state[parameter][part] = value.to(device, copy=True)
 

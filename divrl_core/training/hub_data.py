@@ -8,6 +8,7 @@ row-000000 and so on.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -40,13 +41,14 @@ def read_dataset(source: str, config: DataConfig) -> tuple[list[PictureSource], 
     Raises ImportError without the package datasets, ValueError when the dataset or its split cannot be
     opened.
     """
-    dataset, roots = _open(source, config.split)
-    problems = _column_problems(dataset, config)
+    dataset, roots = open_dataset(source, config.split)
+    pictures_named = {"image_column": config.image_column, "mask_column": config.mask_column}
+    problems = column_problems(dataset, pictures_named, {"caption_column": config.caption_column})
     if problems:
         return [], [f"{source}: {problem}" for problem in problems]
-    pictures = _Column(dataset, config.image_column, source, roots)
-    masks = None if config.mask_column is None else _Column(dataset, config.mask_column, source, roots)
-    ids = _ids(dataset)
+    pictures = PictureColumn(dataset, config.image_column, source, roots)
+    masks = None if config.mask_column is None else PictureColumn(dataset, config.mask_column, source, roots)
+    ids = ids_of(dataset)
     captions = dataset.select_columns([config.caption_column])
     sources: dict[str, PictureSource] = {}
     for place, row in enumerate(captions):
@@ -66,8 +68,8 @@ def read_dataset(source: str, config: DataConfig) -> tuple[list[PictureSource], 
     return list(sources.values()), problems
 
 
-class _Column:
-    """The undecoded pictures of one column."""
+class PictureColumn:
+    """The undecoded pictures of one column; `roots` are the folders in which they may lie."""
 
     def __init__(self, dataset: Dataset, name: str, source: str, roots: tuple[Path, ...]) -> None:
         import datasets
@@ -79,6 +81,7 @@ class _Column:
         self._lock = Lock()  # pictures are checked in threads
 
     def file(self, place: int) -> PictureFile:
+        """The picture of a row, not read yet."""
         return PictureFile(f"{self._source} row {place}, column {self._name!r}", lambda: self._read(place))
 
     def _read(self, place: int) -> Path | bytes | None:
@@ -94,7 +97,7 @@ class _Column:
         return path
 
 
-def _open(source: str, split: str) -> tuple[Dataset, tuple[Path, ...]]:
+def open_dataset(source: str, split: str) -> tuple[Dataset, tuple[Path, ...]]:
     """The split, and the folders in which its pictures may lie."""
     try:
         import datasets
@@ -128,12 +131,14 @@ def _open(source: str, split: str) -> tuple[Dataset, tuple[Path, ...]]:
     return dataset, roots
 
 
-def _column_problems(dataset: Dataset, config: DataConfig) -> list[str]:
+def column_problems(
+    dataset: Dataset, columns: Mapping[str, str | None], captions: Mapping[str, str]
+) -> list[str]:
+    """What is wrong with the columns that settings name, by the setting: missing, or no pictures; a line each."""
     import datasets
 
     problems = []
-    columns = {"image_column": config.image_column, "mask_column": config.mask_column}
-    for setting, name in {**columns, "caption_column": config.caption_column}.items():
+    for setting, name in {**columns, **captions}.items():
         if name is not None and name not in dataset.column_names:
             near = difflib.get_close_matches(name, dataset.column_names, n=1, cutoff=0.5)
             problems.append(
@@ -152,7 +157,8 @@ def _column_problems(dataset: Dataset, config: DataConfig) -> list[str]:
     return problems
 
 
-def _ids(dataset: Dataset) -> list[str]:
+def ids_of(dataset: Dataset) -> list[str]:
+    """The names of the rows: the column `id`, where there is one."""
     if ID_COLUMN in dataset.column_names:
         return [str(value) for value in dataset[ID_COLUMN]]
     return [f"row-{place:06d}" for place in range(len(dataset))]

@@ -70,8 +70,8 @@ class PanelCut:
         inner = height - self.gap_px * (self.rows - 1), width - self.gap_px * (self.columns - 1)
         if inner[0] < self.rows or inner[1] < self.columns or inner[0] % self.rows or inner[1] % self.columns:
             raise ValueError(
-                f"a grid of {self.rows}x{self.columns} panels with gaps of {self.gap_px} px does not divide a picture of "
-                f"{width} x {height} px (width x height) evenly; set data.grid and data.grid_gap_px to what it is"
+                f"a grid of {self.rows}x{self.columns} panels with gaps of {self.gap_px} px does not divide a picture "
+                f"of {width} x {height} px (width x height) evenly; set data.grid and data.grid_gap_px to what it is"
             )
         panel_height, panel_width = inner[0] // self.rows, inner[1] // self.columns
         top, left = self.row * (panel_height + self.gap_px), self.column * (panel_width + self.gap_px)

@@ -63,7 +63,9 @@ class Publisher:
         """Write what is due at `update`. Returns the best so far, and the row of held-out measures if made."""
         due, row = Due.at(update, self.config.run), None
         if due.lora:
-            numbered = self.folder.write_lora(self.folder.numbered_lora(update), average, self.config)
+            numbered = self.folder.write_lora(
+                self.folder.numbered_lora(update), average, self.config, layout=self.policy.adapter.layout
+            )
             copy_atomic(numbered, self.folder.last_lora)
         with self.policy.with_weights(average):
             if due.heldout:

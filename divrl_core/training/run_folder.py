@@ -13,12 +13,15 @@ import yaml
 from torch import Tensor
 
 from ..config import TrainConfig, to_mapping
+from ..config_cfm import CfmConfig
 from ..models.lora_export import export_lora
 from .checkpoint import Best, TrainState, check_same_settings, latest_checkpoint, load_checkpoint
 from .files import copy_atomic, write_atomic_text
 from .metrics_log import MetricsLog
 
 logger = logging.getLogger("divrl")
+
+RunSettings = TrainConfig | CfmConfig
 
 
 class RunFolder:
@@ -48,7 +51,7 @@ class RunFolder:
     def best_lora(self) -> Path:
         return self._lora / "best.safetensors"
 
-    def open(self, config: TrainConfig, *, resume: bool) -> TrainState | None:
+    def open(self, config: RunSettings, *, resume: bool) -> TrainState | None:
         """Make or reopen the folder, write the settings, and return the state to go on from (None: begin).
 
         Files that a kill left unfinished (*.tmp) do not count as use of the folder. Raises ValueError when the folder
@@ -86,14 +89,17 @@ class RunFolder:
             copy_atomic(self.numbered_lora(state.best.update), self.best_lora)
         return log
 
-    def write_lora(self, path: Path, weights: Mapping[str, Tensor], config: TrainConfig) -> Path:
-        """Export LoRA weights with the run's settings in the header."""
+    def write_lora(
+        self, path: Path, weights: Mapping[str, Tensor], config: RunSettings, *, layout: str
+    ) -> Path:
+        """Export LoRA weights with the run's settings and the reference's layout in the header."""
         return export_lora(
             path,
             weights,
             rank=config.lora.rank,
             alpha=config.lora.resolved_alpha,
             settings=to_mapping(config),
+            layout=layout,
             metadata={"modelspec.title": f"DivRL {config.stage}, {self.path.name}, {path.stem}"},
         )
 
@@ -105,7 +111,7 @@ class RunFolder:
             if path != best_path:
                 path.unlink()
 
-    def _saved_state(self, config: TrainConfig) -> TrainState | None:
+    def _saved_state(self, config: RunSettings) -> TrainState | None:
         if not self.settings.is_file():
             raise FileNotFoundError(
                 f"nothing to resume in {self.path}: it has no settings.yaml; leave out --resume to start a run there"

@@ -15,18 +15,19 @@ from ..flow.noise import keyed_seed
 from ..models.features.base import load_backbone
 from ..models.flux import FluxAdapter
 from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state
-from ..models.lora_apply import continue_from
+from ..models.lora_apply import check_layout, continue_from
 from ..models.lora_file import read_lora
 from .checkpoint import TrainState
 from .data import DataProblems, Reference, RunData, open_data
 from .encoded_pairs import EncodedPairs, pairs_of_run
 from .policy import Policy
 from .rewarding import Rewarder, RewardFunction
+from .run_folder import RunSettings
 
 logger = logging.getLogger("divrl")
 
 
-def start_accelerator(config: TrainConfig, output: Path) -> Accelerator:
+def start_accelerator(config: RunSettings, output: Path) -> Accelerator:
     """The process, its device and precision. Raises ValueError for what cannot be had here."""
     run = config.run
     try:
@@ -48,7 +49,7 @@ def start_accelerator(config: TrainConfig, output: Path) -> Accelerator:
     return accelerator
 
 
-def set_threads(config: TrainConfig, state: TrainState | None) -> int:
+def set_threads(config: RunSettings, state: TrainState | None) -> int:
     """Use the threads the settings ask for, else those the run began with; the number is what is in use now."""
     wanted = config.run.threads or (state.threads if state else None)
     if wanted is not None and wanted != torch.get_num_threads():
@@ -62,12 +63,12 @@ def open_run_data(config: TrainConfig, adapter: FluxAdapter) -> RunData:
     return open_data(config.data, seed=config.run.seed, size_px=size_of(config, adapter))
 
 
-def size_of(config: TrainConfig, adapter: FluxAdapter) -> int:
+def size_of(config: RunSettings, adapter: FluxAdapter) -> int:
     """Side of the pictures in pixels: the settings', else the model's own."""
     return config.model.image_size_px or adapter.default_image_size_px
 
 
-def open_adapter(config: TrainConfig, accelerator: Accelerator) -> FluxAdapter:
+def open_adapter(config: RunSettings, accelerator: Accelerator) -> FluxAdapter:
     """The pipeline; its parts are read when they are first needed."""
     model = config.model
     return FluxAdapter.load(
@@ -125,18 +126,14 @@ def make_policy(
     config: TrainConfig, adapter: FluxAdapter, accelerator: Accelerator, state: TrainState | None
 ) -> Policy:
     """The transformer with its LoRA: fresh from the seed, from run.init_lora, or as `state` left it."""
-    lora, grpo = config.lora, config.grpo
     transformer = adapter.transformer
-    seed = keyed_seed(seed=config.run.seed, stream="lora start")
-    add_lora(transformer, lora.rank, lora.resolved_alpha, lora.targets, seed)
-    if state is None and config.run.init_lora is not None:
-        continue_from(transformer, read_lora(Path(config.run.init_lora).expanduser()))
+    add_run_lora(config, adapter, state)
     if holds_on_to_start(config):
         freeze_reference(transformer)
+        if state is not None:
+            load_lora_state(transformer, state.kl_reference, adapter=REFERENCE)
     if state is not None:
         load_lora_state(transformer, state.parameters)
-        if holds_on_to_start(config):
-            load_lora_state(transformer, state.kl_reference, adapter=REFERENCE)
     if config.model.gradient_checkpointing:
         adapter.enable_gradient_checkpointing()
     return Policy(
@@ -144,8 +141,19 @@ def make_policy(
         size_px=size_of(config, adapter),
         guidance=config.model.guidance_scale,
         autocast=accelerator.autocast,
-        kl_reference=grpo.kl_reference,
+        kl_reference=config.grpo.kl_reference,
     )
+
+
+def add_run_lora(config: RunSettings, adapter: FluxAdapter, state: TrainState | None) -> None:
+    """Put the trained LoRA into the transformer: fresh from the seed, or from run.init_lora where the run begins."""
+    lora, transformer = config.lora, adapter.transformer
+    seed = keyed_seed(seed=config.run.seed, stream="lora start")
+    add_lora(transformer, lora.rank, lora.resolved_alpha, lora.targets, seed)
+    if state is None and config.run.init_lora is not None:
+        start = read_lora(Path(config.run.init_lora).expanduser())
+        check_layout(start, adapter.layout, "run.init_lora")
+        continue_from(transformer, start)
 
 
 def holds_on_to_start(config: TrainConfig) -> bool:

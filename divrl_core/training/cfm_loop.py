@@ -1,0 +1,279 @@
+"""The training loop of masked conditional flow matching (arXiv:2511.08061), one page of named steps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from ..config import to_mapping
+from ..config_cfm import CfmConfig
+from ..models.flux import FluxAdapter
+from ..models.lora import load_lora_state, lora_parameters
+from ..rl.ema import ema_start, ema_update
+from .cfm_batches import BatchPlan, SizedPair, sized_pairs
+from .cfm_publish import CfmDue, CfmPublisher
+from .cfm_step import NO_CAPTION, draw_batch, flow_loss
+from .checkpoint import Best, Tensors, TrainState, load_optimizer_tensors, optimizer_tensors, save_checkpoint
+from .interrupt import InterruptGuard, StopRequested
+from .latent_cache import LatentCache
+from .metrics_log import MetricsLog, flat_numbers
+from .optimizer import learning_rate, make_optimizer
+from .pair_data import CfmData, open_pairs
+from .run_folder import RunFolder
+from .start import add_run_lora, open_adapter, set_threads, size_of, start_accelerator
+
+logger = logging.getLogger("divrl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CfmResult:
+    """Where a finished run lies and which of its LoRA files is the best by validation loss."""
+
+    output: Path
+    updates: int
+    best: Best | None
+    best_lora: Path
+    last_lora: Path
+
+
+def train_cfm(
+    config: CfmConfig, output: Path | str, *, resume: bool = False, data: CfmData | None = None
+) -> CfmResult:
+    """Train a LoRA that takes its subject from a reference, into a run folder.
+
+    Args:
+        config: the settings; with `resume` those the run began with (only run.updates may grow).
+        output: the run folder: new or empty, or with `resume` one that holds a run.
+        resume: go on from the last checkpoint. On the CPU with the same number of threads the run is then equal, bit
+            for bit, to one that was never stopped.
+        data: the pairs, if they are open already; else as config.data says.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: settings, data, model, package or output that cannot be used; a
+            loss or gradient that is not finite.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the update was finished and the checkpoint saved.
+    """
+    folder = RunFolder(Path(output))
+    accelerator = start_accelerator(config, folder.path)
+    state = folder.open(config, resume=resume)
+    threads = set_threads(config, state)
+    log = folder.open_log(state)
+    data = data or open_pairs(config.data, seed=config.run.seed)
+
+    with InterruptGuard() as guard:
+        run = _Run(config, folder, accelerator, data, log, threads, guard)
+        try:
+            # Pictures and captions are encoded once, before the transformer is read; then the encoders leave.
+            run.encode()
+            run.start(state)
+            with run.progress:
+                run.publish()
+                while run.update < config.run.updates:
+                    run.make_update()
+                    run.publish()
+        except StopRequested:
+            run.save()
+            logger.warning("stopped after update %d; saved in %s", run.update, folder.path)
+            raise
+    run.finish()
+    return CfmResult(
+        output=folder.path,
+        updates=run.update,
+        best=run.best,
+        best_lora=folder.best_lora,
+        last_lora=folder.last_lora,
+    )
+
+
+class _Run:
+    """A run under way: what changes with every update, and the steps of one."""
+
+    progress: tqdm[Any]
+    optimizer: torch.optim.Optimizer
+    average: Tensors
+    publisher: CfmPublisher
+
+    def __init__(
+        self,
+        config: CfmConfig,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        data: CfmData,
+        log: MetricsLog,
+        threads: int,
+        guard: InterruptGuard,
+    ) -> None:
+        self.config, self.folder, self.accelerator, self.data = config, folder, accelerator, data
+        self.log, self.threads, self.guard = log, threads, guard
+        self.adapter: FluxAdapter = open_adapter(config, accelerator)
+        side = size_of(config, self.adapter)
+        self.train = sized_pairs(data.train, side, aspect_buckets=config.data.aspect_buckets)
+        self.held_out = sized_pairs(data.held_out, side, aspect_buckets=config.data.aspect_buckets)
+        self.plan = BatchPlan(self.train, config.objective.batch_size, config.run.seed)
+        cache = Path(config.run.cache).expanduser() if config.run.cache else folder.path / "cache"
+        self.cache = LatentCache(cache, self.adapter)
+        self.update, self.is_published = 0, False
+        self.best: Best | None = None
+        self.is_started = False
+
+    def encode(self) -> None:
+        """Encode what the cache lacks, then free the encoders."""
+        is_quiet = not self.accelerator.is_main_process
+        made = 0
+        for source, pairs in ((self.data.train, self._trained_pairs()), (self.data.held_out, self.held_out)):
+            panels = [panel for item in pairs for panel in (item.target, item.reference)]
+            captions = [caption for item in pairs for caption in item.pair.captions]
+            made += self.cache.encode(
+                source, panels, [NO_CAPTION, *captions], is_quiet=is_quiet, on_progress=self.guard.check
+            )
+        self.adapter.drop_encoders()
+        self.adapter.drop_vae()
+        sizes = ", ".join(f"{width}x{height}: {count}" for (height, width), count in self.plan.sizes.items())
+        logger.info(
+            "%d pairs to train on (panels %s), %d to validate on; %d latents and captions encoded, encoders freed",
+            len(self.train), sizes, len(self.held_out), made,
+        )  # fmt: skip
+
+    def start(self, state: TrainState | None) -> None:
+        """The LoRA, its optimizer and its average, fresh or as the checkpoint left them."""
+        config, adapter = self.config, self.adapter
+        add_run_lora(config, adapter, state)
+        if config.model.gradient_checkpointing:
+            adapter.enable_gradient_checkpointing()
+        self.parameters = lora_parameters(adapter.transformer)
+        self.optimizer = make_optimizer(config.optim, list(self.parameters.values()), config.lr)
+        if state is not None:
+            load_lora_state(adapter.transformer, state.parameters)
+            load_optimizer_tensors(self.optimizer, self.parameters, state.optimizer)
+            self.update, self.is_published, self.best = state.update, state.is_published, state.best
+        self.average = ema_start(self.parameters) if state is None else state.average
+        self.publisher = CfmPublisher(
+            config=config,
+            folder=self.folder,
+            adapter=adapter,
+            cache=self.cache,
+            held_out=self.data.held_out,
+            sized=self.held_out,
+            autocast=self.accelerator.autocast,
+            on_progress=self._show,
+        )
+        self.progress = tqdm(
+            total=config.run.updates,
+            initial=self.update,
+            desc="cfm",
+            unit="update",
+            disable=not self.accelerator.is_main_process,
+        )
+        if config.run.tracker is not None and self.accelerator.is_main_process:
+            flat = {key: str(value) for key, value in to_mapping(config).items()}
+            self.accelerator.init_trackers("divrl", config=flat)
+        self.is_started = True
+
+    def make_update(self) -> None:
+        """One step of the optimizer, from `accumulation` micro-batches."""
+        config, objective, started = self.config, self.config.objective, time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config.optim, self.update, config.lr)
+        total = 0.0
+        for part in range(objective.accumulation):
+            number = self.update * objective.accumulation + part
+            batch = draw_batch(
+                self.plan.micro_batch(number),
+                number,
+                source=self.data.train,
+                cache=self.cache,
+                adapter=self.adapter,
+                config=objective,
+                seed=config.run.seed,
+            )
+            loss = flow_loss(
+                self.adapter, batch, guidance=config.model.guidance_scale, autocast=self.accelerator.autocast
+            )
+            if not bool(torch.isfinite(loss)):
+                raise ValueError(
+                    f"update {self.update + 1}: the loss of {', '.join(batch.names)} is not finite; try a smaller "
+                    "optim.lr or model.dtype=float32"
+                )
+            self.accelerator.backward(loss / objective.accumulation)
+            total += loss.item() / objective.accumulation
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.optim.max_grad_norm).item()
+        if not math.isfinite(norm):
+            raise ValueError(f"update {self.update + 1}: the gradient is not finite; try a smaller optim.lr")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average = ema_update(self.average, self.parameters, config.optim.ema_decay)
+        self.update, self.is_published = self.update + 1, False
+        self._record(self._train_row(total, norm, time.perf_counter() - started))
+        self.progress.update(1)
+        self._show(f"loss {total:.4f}")
+
+    def publish(self) -> None:
+        """Write what is due at this update, then the checkpoint; nothing when it was written before."""
+        if self.is_published or not CfmDue.at(self.update, self.config.run).anything:
+            return
+        self.best, row = self.publisher.publish(self.update, self.average, self.best)
+        if row is not None:
+            self._record(row)
+        self.is_published = True
+        self.adapter.drop_vae()
+        self.save()
+        self.folder.prune_loras(keep_last=self.config.run.keep_last, best=self.best)
+
+    def save(self) -> None:
+        """Write the checkpoint of the last complete update; before the start there is nothing to save."""
+        if not self.is_started:
+            return
+        state = TrainState(
+            update=self.update,
+            is_published=self.is_published,
+            parameters={name: value.detach() for name, value in self.parameters.items()},
+            average=self.average,
+            optimizer=optimizer_tensors(self.optimizer, self.parameters),
+            kl_reference={},
+            best=self.best,
+            settings=to_mapping(self.config),
+            threads=self.threads,
+        )
+        save_checkpoint(self.folder.checkpoints, state)
+
+    def finish(self) -> None:
+        """Close the tracker, if there is one, and say where the result lies."""
+        self.accelerator.end_training()
+        best = f", best by validation loss: update {self.best.update}" if self.best else ""
+        logger.info("done: %d updates in %s%s", self.update, self.folder.path, best)
+
+    def _trained_pairs(self) -> list[SizedPair]:
+        """The pairs that the run will meet: all of them, or those of its first micro-batches."""
+        count = self.config.run.updates * self.config.objective.accumulation
+        if count >= self.plan.epoch_length:
+            return list(self.train)
+        return [item for number in range(count) for item in self.plan.micro_batch(number)]
+
+    def _train_row(self, loss: float, grad_norm: float, seconds: float) -> dict[str, Any]:
+        return {
+            "kind": "train",
+            "stage": "cfm",
+            "update": self.update,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "epoch": self.update * self.config.objective.accumulation / self.plan.epoch_length,
+            "seconds": round(seconds, 4),
+        }
+
+    def _show(self, phase: str) -> None:
+        """Show what is being done, and stop here if asked to."""
+        self.progress.set_postfix_str(phase)
+        self.guard.check()
+
+    def _record(self, row: dict[str, Any]) -> None:
+        self.log.append(row)
+        self.accelerator.log(flat_numbers(row, f"{row['kind']}/"), step=row["update"])

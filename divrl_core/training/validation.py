@@ -1,0 +1,83 @@
+"""The validation loss: held-out pairs at fixed times with fixed noise, so that two updates can be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from ..config_cfm import CfmConfig
+from ..flow.noise import keyed_noise
+from ..models.flux import FluxAdapter
+from .cfm_batches import SizedPair
+from .cfm_step import FlowBatch, flow_batch, flow_loss
+from .latent_cache import LatentCache
+from .pair_set import PairSet
+
+SEED = 0  # of the noise: the same in every run, so that runs of different seeds compare
+
+
+@torch.no_grad()
+def validate(
+    adapter: FluxAdapter,
+    pairs: Sequence[SizedPair],
+    source: PairSet,
+    cache: LatentCache,
+    config: CfmConfig,
+    *,
+    update: int,
+    autocast: Callable[[], AbstractContextManager[None]],
+    on_progress: Callable[[int], None] = lambda made: None,
+) -> dict[str, Any]:
+    """The row of held-out measures: the masked loss with its standard error over pairs, and by time.
+
+    Each pair is validated alone, with its first caption and its reference, at every time of run.validation_times; the
+    loss is always the masked one, whatever is trained. `on_progress(pairs_done)` is called before each.
+    """
+    times = config.run.validation_times
+    losses = torch.empty(len(pairs), len(times), dtype=torch.float64)
+    for row, item in enumerate(pairs):
+        on_progress(row)
+        for column, time in enumerate(times):
+            batch = _batch(item, time, column, source, cache, adapter)
+            loss = flow_loss(adapter, batch, guidance=config.model.guidance_scale, autocast=autocast)
+            losses[row, column] = loss.double().cpu()
+    per_pair = losses.mean(dim=1)
+    if not bool(torch.isfinite(losses).all()):
+        broken = pairs[int((~torch.isfinite(per_pair)).nonzero()[0])].pair.pair_id
+        raise ValueError(
+            f"validation: the loss of {broken} is not finite; try a smaller optim.lr, or model.dtype=float32"
+        )
+    error = per_pair.std().item() / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+    return {
+        "kind": "heldout",
+        "stage": "cfm",
+        "update": update,
+        "n": len(pairs),
+        "validation_loss": per_pair.mean().item(),
+        "validation_loss_se": error,
+        "by_time": {f"{time:g}": losses[:, column].mean().item() for column, time in enumerate(times)},
+    }
+
+
+def _batch(
+    item: SizedPair, time: float, column: int, source: PairSet, cache: LatentCache, adapter: FluxAdapter
+) -> FlowBatch:
+    x_0 = cache.latent(source, item.target).float()
+    eps = keyed_noise(x_0.shape[1:], seed=SEED, stream="validation", group=item.pair.pair_id, step=column)
+    return flow_batch(
+        adapter,
+        names=(item.pair.pair_id,),
+        captions=[cache.caption(item.pair.captions[0])],
+        references=cache.latent(source, item.reference),
+        x_0=x_0,
+        eps=eps[None],
+        t=torch.tensor([time]),
+        weights=torch.ones(1),
+        reference_eps=None,
+        height=item.height,
+        width=item.width,
+    )
