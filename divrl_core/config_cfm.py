@@ -50,7 +50,7 @@ class CfmDataConfig(Settings):
         True, "Panels take the target's aspect, at one area; false = squares, targets cut to their middle."
     )
     pocket_subjects: int = setting(
-        512, "Figures of the pocket world to train on.", unit="figures", at_least=2
+        256, "Figures of the pocket world to train on.", unit="figures", at_least=2
     )
 
     def __post_init__(self) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from divrl_core.config import TrainConfig, apply_overrides, from_mapping, to_mapping
-from divrl_core.settings import merge
+from divrl_core.config_cfm import CfmConfig
+from divrl_core.settings import Settings, merge
 
 SETTINGS_NAME = "settings.yaml"
+Config = TypeVar("Config", TrainConfig, CfmConfig)
 
 
 def resolve(
@@ -24,16 +26,22 @@ def resolve(
     config_file: Path | None = None,
     overrides: Sequence[str] = (),
     inherited: Mapping[str, Any] | None = None,
-) -> TrainConfig:
+    kind: type[Config] = TrainConfig,  # type: ignore[assignment]
+) -> Config:
     """The settings of a new run. Raises ValueError or FileNotFoundError naming file and setting."""
     from_file = load_yaml(config_file) if config_file else {}
     check_stage(from_file, stage, str(config_file))
     mapping = apply_overrides(merge(inherited or {}, from_file), overrides, parse=parse_value)
     check_stage(mapping, stage, "--set")
-    return from_mapping(TrainConfig, {**mapping, "stage": stage}, str(config_file or "settings"))
+    return from_mapping(kind, {**mapping, "stage": stage}, str(config_file or "settings"))
 
 
-def resolve_resumed(stage: str, run: Path, overrides: Sequence[str]) -> TrainConfig:
+def resolve_resumed(
+    stage: str,
+    run: Path,
+    overrides: Sequence[str],
+    kind: type[Config] = TrainConfig,  # type: ignore[assignment]
+) -> Config:
     """The settings that `run` was started with, with `--set` laid over them (to make it longer)."""
     path = run / SETTINGS_NAME
     if not path.is_file():
@@ -42,7 +50,7 @@ def resolve_resumed(stage: str, run: Path, overrides: Sequence[str]) -> TrainCon
         )
     saved = load_yaml(path)
     check_stage(saved, stage, str(path))
-    return from_mapping(TrainConfig, apply_overrides(saved, overrides, parse=parse_value), str(path))
+    return from_mapping(kind, apply_overrides(saved, overrides, parse=parse_value), str(path))
 
 
 def check_stage(mapping: Mapping[str, Any], stage: str, where: str) -> None:
@@ -77,7 +85,7 @@ def parse_value(text: str) -> Any:
         raise ValueError(f"--set: {text!r} is no valid YAML value: {_problem(error)}") from error
 
 
-def to_yaml(config: TrainConfig) -> str:
+def to_yaml(config: Settings) -> str:
     """All settings, defaults included, as a file that `--config` takes."""
     return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
 

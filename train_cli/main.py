@@ -18,7 +18,7 @@ import click
 
 SECTIONS = {
     "See it work": ("demo",),
-    "Train": ("explore", "suppress"),
+    "Train": ("cfm", "explore", "suppress"),
     "Look and measure": ("sample", "score", "report"),
     "Files and models": ("convert", "pocket"),
 }

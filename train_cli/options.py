@@ -88,6 +88,26 @@ def numbers(*names: str, kind: NumberList, help: str, default: str) -> Callable[
     )
 
 
+class SizeType(click.ParamType[tuple[int, int]]):
+    """`512` or `768x512` (width x height) as (height, width); multiples of 16 from 16 up."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Raises click's BadParameter for anything but such a size."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if not 1 <= len(parts) <= 2 or not all(part.isascii() and part.isdigit() for part in parts):
+            self.fail(f"needs a side (512) or WIDTHxHEIGHT (768x512), got {value!r}", param, ctx)
+        width, height = int(parts[0]), int(parts[-1])
+        if min(width, height) < 16 or width % 16 or height % 16:
+            self.fail(f"sides must be multiples of 16 from 16 up, got {value!r}", param, ctx)
+        return height, width
+
+
 class NumberList(click.ParamType[tuple[float, ...]]):
     """Numbers separated by commas, `0,1,2`, as a tuple of ints (`whole=True`) or floats, none twice."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import NumberList, choice, flag, number, numbers, output_folder, path, text
+from .options import NumberList, SizeType, choice, flag, number, numbers, output_folder, path, text
 
 
 @click.command(short_help="Pictures of a subject, with a LoRA at one or several strengths.")
@@ -22,7 +22,7 @@ from .options import NumberList, choice, flag, number, numbers, output_folder, p
     "--model",
     metavar="FOLDER_OR_ID",
     default="pocket",
-    help="A Kontext pipeline: folder, hub id, or pocket = the embedded one.",
+    help="A FLUX pipeline: folder, hub id, pocket or pocket-text-to-image (embedded).",
 )
 @path(
     "--lora",
@@ -45,15 +45,26 @@ from .options import NumberList, choice, flag, number, numbers, output_folder, p
 )
 @number("--steps", metavar="STEPS", kind=click.IntRange(min=1), default=28, help="Sampling steps.")
 @number(
-    "--guidance", metavar="NUMBER", kind=click.FloatRange(min=0), default=2.5, help="The embedded guidance."
+    "--guidance",
+    metavar="NUMBER",
+    kind=click.FloatRange(min=0),
+    absent="2.5, or a cfm LoRA's own",
+    help="The embedded guidance.",
 )
-@number(
+@click.option(
     "--size",
     "size_px",
-    metavar="PX",
-    kind=click.IntRange(min=16),
-    absent="the model's own",
-    help="Side of the square pictures, in pixels; a multiple of 16.",
+    metavar="PX|WIDTHxHEIGHT",
+    type=SizeType(),
+    show_default="the model's own",
+    help="Side of square pictures, or width and height, in pixels; multiples of 16.",
+)
+@click.option(
+    "--layout",
+    metavar="NAME",
+    type=click.Choice(("kontext", "width", "diagonal", "none")),
+    show_default="the LoRA's, else the pipeline's",
+    help="Where the reference lies: kontext, width (masked CFM), diagonal, or none (left out).",
 )
 @choice("--dtype", "float32", "bfloat16", "float16", help="Precision of the model.")
 @text(
@@ -73,8 +84,9 @@ def sample(
     strengths: tuple[float, ...],
     seeds: tuple[int, ...],
     steps: int,
-    guidance: float,
-    size_px: int | None,
+    guidance: float | None,
+    size_px: tuple[int, int] | None,
+    layout: str | None,
     dtype: str,
     device: str,
     scores: bool,
@@ -88,8 +100,6 @@ def sample(
     """
     if not prompt.strip():
         raise ValueError("--prompt must not be empty")
-    if size_px is not None and size_px % 16:
-        raise ValueError(f"--size must be a multiple of 16, got {size_px}")
     for option, file in (("--reference", reference), ("--mask", mask), ("--lora", lora)):
         if file is not None and not file.exists():
             raise FileNotFoundError(f"{option}: there is no file {file}")
@@ -107,6 +117,7 @@ def sample(
         steps=steps,
         guidance_scale=guidance,
         size_px=size_px,
+        layout=layout,
         dtype=dtype,
         device=_device(device),
         with_scores=scores,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from divrl_core.config import TrainConfig
-from divrl_core.settings import list_settings
+from divrl_core.settings import Settings, list_settings
 
 from .config_file import SETTINGS_NAME, to_yaml
 from .interruption import resumable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from divrl_core.training.references import ReferenceSet
 
 
-def stage_options(default_output: str) -> Callable[[Command], Command]:
+def stage_options(default_output: str, kind: type[Settings] = TrainConfig) -> Callable[[Command], Command]:
     """The options of a training stage, in the order of its --help."""
     options: tuple[Callable[[Any], Any], ...] = (
         path(
@@ -48,7 +49,7 @@ def stage_options(default_output: str) -> Callable[[Command], Command]:
             type=bool,
             is_eager=True,
             expose_value=False,
-            callback=_print_settings,
+            callback=partial(_print_settings, kind),
             show_default="off",
             help="Print every setting with type, default, unit and meaning, and exit.",
         ),
@@ -64,8 +65,7 @@ def stage_options(default_output: str) -> Callable[[Command], Command]:
 
 def run_stage(config: TrainConfig, output: Path, *, resume: bool, dry_run: bool) -> None:
     """Checks settings and data, then trains into `output`, or only prints what would be done."""
-    if not resume and not dry_run and (output / SETTINGS_NAME).exists():
-        raise ValueError(f"{output} already holds a run; go on with it by --resume, or name another --output")
+    refuse_used_folder(output, resume=resume, dry_run=dry_run)
 
     from divrl_core.training.preflight import check
 
@@ -84,6 +84,12 @@ def run_stage(config: TrainConfig, output: Path, *, resume: bool, dry_run: bool)
             raise
     click.echo(f"{result.updates} updates done; the best LoRA by held-out measures: {result.best_lora}")
     _write_report(output)
+
+
+def refuse_used_folder(output: Path, *, resume: bool, dry_run: bool) -> None:
+    """Raises ValueError when a new run would begin in a folder that holds one."""
+    if not resume and not dry_run and (output / SETTINGS_NAME).exists():
+        raise ValueError(f"{output} already holds a run; go on with it by --resume, or name another --output")
 
 
 def _write_report(output: Path) -> None:
@@ -130,10 +136,12 @@ def _count(references: ReferenceSet) -> str:
     return f"{pictures} references, {len(pairs)} (reference, prompt) pairs; masks: {references.mask_source}"
 
 
-def _print_settings(ctx: click.Context, _option: click.Parameter, is_asked: bool) -> None:
+def _print_settings(
+    kind: type[Settings], ctx: click.Context, _option: click.Parameter, is_asked: bool
+) -> None:
     if not is_asked:
         return
-    for row in list_settings(TrainConfig):
+    for row in list_settings(kind):
         default = "null" if row.default is None else _plain(row.default)
         unit = f" {row.unit}" if row.unit and row.default is not None else ""
         click.echo(

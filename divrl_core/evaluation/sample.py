@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from .comparison import write_picture, write_sheet
 from .sheets import ComparisonRow, comparison_sheet, score_caption
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
     from torch import Tensor
 
     from ..models.conditioning import Conditioning
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("divrl")
 
 SHEET_NAME = "sheet.jpg"
+KONTEXT_GUIDANCE = 2.5
 MASK_WORDS = {"alpha": "its alpha channel", "whole picture": "the whole picture"}
 Decoded = TypeVar("Decoded")
 
@@ -43,8 +47,9 @@ def sample_sheet(
     lora: Path | None = None,
     strengths: Sequence[float] = (1.0,),
     steps: int = 28,
-    guidance_scale: float = 2.5,
-    size_px: int | None = None,
+    guidance_scale: float | None = None,
+    size_px: tuple[int, int] | int | None = None,
+    layout: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
     revision: str | None = None,
@@ -55,12 +60,13 @@ def sample_sheet(
     With a LoRA the base model's pictures come first, so that they stand beside the LoRA's. The files in
     `output` are sheet.jpg, base_seed-0.png, strength-1_seed-0.png, ...
 
-    Args: model: "pocket", a diffusers folder or a hub id. reference: the picture of the subject; it is
-    framed to a square as in training. mask: the subject in it; None = its alpha channel, or the whole
-    picture if it has none. prompt: what to show. seeds: one picture each, 0 or above, all different. lora: a
-    LoRA file, or a run folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0
-    is the base model, 1 the LoRA as trained. steps: sampling steps. guidance_scale: the embedded guidance. size_px:
-    side of the pictures; None = the model's own. with_scores: write nSSM and VSM under each picture, by the
+    Args: model: "pocket", "pocket-text-to-image", a folder or a hub id. reference: the picture of the subject,
+    framed as in training (`load_reference`). mask: the subject in it; None = its alpha channel, or the whole picture if
+    it has none. prompt: what to show. seeds: one picture each, 0 or above, all different. lora: a LoRA file, or a run
+    folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0 is the base model, 1 the LoRA
+    as trained. steps: sampling steps. guidance_scale: the embedded guidance; None = what a cfm LoRA was trained with,
+    else 2.5. size_px: side of the pictures, or (height, width); None = the model's own. layout: where the reference
+    lies; None = as the LoRA was trained, else the pipeline's own. with_scores: write nSSM and VSM under each picture, by the
     default reward backbone.
 
     Raises FileNotFoundError or ValueError, in one line, before the model is read where that is possible.
@@ -70,10 +76,13 @@ def sample_sheet(
     from ..models.flux import FluxAdapter
     from ..models.lora_file import read_lora
 
-    adapter = FluxAdapter.load(model, dtype=dtype, device=device, revision=revision)
-    side = size_px or adapter.default_image_size_px
-    subject = load_reference(reference, mask, side)
     lora_file = None if lora_path is None else read_lora(lora_path)
+    adapter = FluxAdapter.load(
+        model, dtype=dtype, device=device, revision=revision, layout=_layout(layout, lora_file)
+    )
+    guidance = _guidance(guidance_scale, lora_file)
+    height, width = _size(size_px, adapter.default_image_size_px)
+    subject = load_reference(reference, mask, height, width, is_whole=adapter.layout != "kontext")
     conditioning = adapter.encode([prompt], subject.image[None].to(device))
     adapter.drop_encoders()
 
@@ -84,20 +93,23 @@ def sample_sheet(
         for strength in chosen:
             _set_strength(adapter, lora_file, strength)
             results[names[strength]] = [
-                _make(adapter, conditioning, seed, side, steps, guidance_scale, progress.update)
+                _make(adapter, conditioning, seed, (height, width), steps, guidance, progress.update)
                 for seed in seeds
             ]
-    captions = _captions(results, subject, side) if with_scores else {}
+    captions = _captions(results, subject) if with_scores else {}
     title = f"{model} · {steps} steps" + (f" · {lora_path.stem}" if lora_path else "")
     return _write(output, prompt, subject, results, captions, seeds, title)
 
 
-def load_reference(reference: Path, mask: Path | None, size_px: int) -> Reference:
-    """The reference and its mask as a square of `size_px`, framed as in training.
+def load_reference(
+    reference: Path, mask: Path | None, height: int, width: int, *, is_whole: bool = False
+) -> Reference:
+    """The reference and its mask at that size, framed as in training.
 
-    The mask is chosen as in training (`choose_mask`), and the log says which it is. Raises FileNotFoundError
-    or ValueError with the path when a file is missing, damaged or of another size than its mask, or when
-    the mask is empty.
+    A square is cropped from the middle where that keeps the object; with `is_whole` (the layouts of masked CFM), and
+    for other sizes, the picture is letterboxed (models/panels.py). The mask is chosen as in training (`choose_mask`), and
+    the log says which it is. Raises FileNotFoundError or ValueError with the path when a file is missing, damaged or of
+    another size than its mask, or when the mask is empty.
     """
     from ..training.picture_references import choose_mask
     from ..training.pictures import decode_mask, decode_picture, frame
@@ -106,12 +118,63 @@ def load_reference(reference: Path, mask: Path | None, size_px: int) -> Referenc
     mask_file = None if mask is None else _decoded(decode_mask, mask)
     try:
         inside, source = choose_mask(picture, mask_file)
-        subject = frame(picture.rgb, inside, size_px)
+        subject = (
+            _letterboxed(picture.rgb, inside, height, width)
+            if is_whole or height != width
+            else frame(picture.rgb, inside, height)
+        )
     except ValueError as error:
         raise ValueError(f"{mask or reference}: {error}") from error
     where = f"the file {mask}" if source == "files" else MASK_WORDS[source]
     logger.info("%s: the mask is %s", reference, where)
     return subject
+
+
+def _letterboxed(rgb: Image.Image, mask: NDArray[np.bool_], height: int, width: int) -> Reference:
+    import torch
+
+    from ..models.panels import letterbox, letterbox_mask
+    from ..training.references import Reference
+
+    image = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 255
+    placed = letterbox_mask(torch.from_numpy(mask), height, width)
+    if not placed.any():
+        raise ValueError(
+            f"the object vanishes at {width} x {height} px: its mask has {int(mask.sum())} pixels"
+        )
+    return Reference(image=letterbox(image, height, width), mask=placed)
+
+
+def _layout(asked: str | None, lora: LoraFile | None) -> str | None:
+    """The layout asked for, else the LoRA's own; a contradiction is said."""
+    if lora is None or lora.layout is None:
+        return asked
+    if asked is not None and asked != lora.layout:
+        logger.warning(
+            "%s was trained with the reference in layout %s, the pictures are made in layout %s: it was never taught "
+            "to read a reference there",
+            lora.path, lora.layout, asked,
+        )  # fmt: skip
+        return asked
+    return lora.layout
+
+
+def _guidance(asked: float | None, lora: LoraFile | None) -> float:
+    """The guidance asked for, else that of a cfm LoRA's training, else Kontext's."""
+    if asked is not None:
+        return asked
+    settings = {} if lora is None else lora.settings
+    is_cfm = settings.get("stage") == "cfm"
+    return (
+        float(settings.get("model", {}).get("guidance_scale", KONTEXT_GUIDANCE))
+        if is_cfm
+        else KONTEXT_GUIDANCE
+    )
+
+
+def _size(asked: tuple[int, int] | int | None, default: int) -> tuple[int, int]:
+    """(height, width) of the pictures."""
+    return asked if isinstance(asked, tuple) else (asked or default, asked or default)
 
 
 def lora_file_of(path: Path) -> Path:
@@ -131,7 +194,7 @@ def _check_request(
     lora: Path | None,
     strengths: Sequence[float],
     steps: int,
-    size_px: int | None,
+    size_px: tuple[int, int] | int | None,
 ) -> None:
     if not prompt.strip():
         raise ValueError("prompt is empty; say what the picture is to show")
@@ -141,8 +204,9 @@ def _check_request(
         raise ValueError("strengths is empty; give at least one, 1 is the LoRA as trained")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    if size_px is not None and (size_px < 16 or size_px % 16):
-        raise ValueError(f"size_px must be a multiple of 16 from 16 up, got {size_px}")
+    for side in size_px if isinstance(size_px, tuple) else (size_px,):
+        if side is not None and (side < 16 or side % 16):
+            raise ValueError(f"size_px must be multiples of 16 from 16 up, got {side}")
 
 
 def _decoded(decode: Callable[[Path], Decoded], path: Path) -> Decoded:
@@ -169,7 +233,7 @@ def _make(
     adapter: FluxAdapter,
     conditioning: Conditioning,
     seed: int,
-    side: int,
+    size: tuple[int, int],
     steps: int,
     guidance: float,
     advance: Callable[[], object],
@@ -177,14 +241,15 @@ def _make(
     """The picture (3, H, W) of one seed, in [0, 1]."""
     from ..flow.noise import keyed_noise
 
-    noise = keyed_noise(adapter.latent_shape(side, side), seed=seed, stream="sample")[None]
-    tokens = adapter.sample(conditioning, noise, height=side, width=side, steps=steps, guidance=guidance)
-    picture = adapter.decode(tokens, side, side)[0].cpu()
+    height, width = size
+    noise = keyed_noise(adapter.latent_shape(height, width), seed=seed, stream="sample")[None]
+    tokens = adapter.sample(conditioning, noise, height=height, width=width, steps=steps, guidance=guidance)
+    picture = adapter.decode(tokens, height, width)[0].cpu()
     advance()
     return picture
 
 
-def _captions(results: dict[str, list[Tensor]], subject: Reference, side: int) -> dict[str, list[str]]:
+def _captions(results: dict[str, list[Tensor]], subject: Reference) -> dict[str, list[str]]:
     """nSSM and VSM of every picture, as captions."""
     import torch
 

@@ -45,19 +45,6 @@ def check_architecture(transformer: nn.Module, lora: LoraFile) -> None:
             )
 
 
-def check_layout(lora: LoraFile, layout: str, where: str) -> None:
-    """Raise ValueError when the file was trained with the reference in another place than `layout`.
-
-    A LoRA trained on a width canvas was never taught to read a reference that lies as Kontext's, and the reverse.
-    Files whose header does not say are taken as they are.
-    """
-    if lora.layout is not None and lora.layout != layout:
-        raise ValueError(
-            f"{where}: {lora.path} was trained with the reference in layout {lora.layout}, here it lies in layout "
-            f"{layout}: set the layout to {lora.layout}"
-        )
-
-
 def _linear(transformer: nn.Module, module: str) -> nn.Linear | None:
     try:
         layer = transformer.get_submodule(module)

@@ -103,6 +103,19 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
     )
 
 
+def check_layout(trained: str | None, layout: str, where: str) -> None:
+    """Raise ValueError, beginning with `where`, when a LoRA was trained with the reference in another layout.
+
+    A LoRA trained on a width canvas was never taught to read a reference that lies as Kontext's, and the reverse.
+    `trained` None: a file whose header does not say; it is taken as it is.
+    """
+    if trained is not None and trained != layout:
+        raise ValueError(
+            f"{where}: was trained with the reference in layout {trained}, here it lies in layout {layout}; "
+            f"set the layout to {trained}"
+        )
+
+
 def fill_ranks(pairs: Mapping[str, tuple[Tensor, Tensor]], rank: int) -> LoraState:
     """One rank for all modules: rows of A and columns of B that are missing are zeros, so `B A` is unchanged.
 

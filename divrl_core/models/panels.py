@@ -50,17 +50,33 @@ def letterbox(image: Tensor, height: int, width: int) -> Tensor:
     The bars at both sides (or above and below) have the mean colour of the picture's two edges that they touch.
     """
     _check_picture(image)
-    scale = min(height / image.shape[1], width / image.shape[2])
-    rows = min(height, max(1, round(image.shape[1] * scale)))
-    columns = min(width, max(1, round(image.shape[2] * scale)))
+    top, left, rows, columns = _fitted(image.shape[1], image.shape[2], height, width)
     resized = _resize(image, rows, columns)
     if (rows, columns) == (height, width):
         return resized
     edges = resized[:, [0, -1], :] if rows < height else resized[:, :, [0, -1]]
     panel = edges.flatten(1).mean(dim=1)[:, None, None].repeat(1, height, width)
-    top, left = (height - rows) // 2, (width - columns) // 2
     panel[:, top : top + rows, left : left + columns] = resized
     return panel
+
+
+def letterbox_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """The mask (H, W), bool, of a picture as `letterbox` places it: (height, width), False on the bars."""
+    top, left, rows, columns = _fitted(mask.shape[0], mask.shape[1], height, width)
+    panel = torch.zeros(height, width, dtype=torch.bool, device=mask.device)
+    resized = interpolate(mask[None, None].float(), size=(rows, columns), mode="area")[0, 0]
+    panel[top : top + rows, left : left + columns] = resized > 0.5
+    return panel
+
+
+def _fitted(rows: int, columns: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, left, rows, columns) of a picture of that size within the panel."""
+    scale = min(height / rows, width / columns)
+    fitted_rows, fitted_columns = (
+        min(height, max(1, round(rows * scale))),
+        min(width, max(1, round(columns * scale))),
+    )
+    return (height - fitted_rows) // 2, (width - fitted_columns) // 2, fitted_rows, fitted_columns
 
 
 def _panels(area_side_px: int) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..config import to_mapping
 from ..config_cfm import CfmConfig
 from ..models.flux import FluxAdapter
+from ..models.layout import NO_REFERENCE
 from ..models.lora import load_lora_state, lora_parameters
 from ..rl.ema import ema_start, ema_update
 from .cfm_batches import BatchPlan, SizedPair, sized_pairs
@@ -129,7 +130,9 @@ class _Run:
         is_quiet = not self.accelerator.is_main_process
         made = 0
         for source, pairs in ((self.data.train, self._trained_pairs()), (self.data.held_out, self.held_out)):
-            panels = [panel for item in pairs for panel in (item.target, item.reference)]
+            panels = [item.target for item in pairs]
+            if self.adapter.layout != NO_REFERENCE:
+                panels += [item.reference for item in pairs]
             captions = [caption for item in pairs for caption in item.pair.captions]
             made += self.cache.encode(
                 source, panels, [NO_CAPTION, *captions], is_quiet=is_quiet, on_progress=self.guard.check

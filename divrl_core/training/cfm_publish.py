@@ -14,6 +14,7 @@ from ..evaluation.comparison import write_sheet
 from ..evaluation.sheets import SheetRow, contact_sheet
 from ..flow.noise import keyed_noise
 from ..models.flux import FluxAdapter
+from ..models.layout import NO_REFERENCE
 from ..models.lora import load_lora_state, lora_state
 from ..models.panels import letterbox
 from .cfm_batches import SizedPair
@@ -124,7 +125,11 @@ class CfmPublisher:
     def _picture(self, item: SizedPair, seed: int) -> Tensor:
         self.on_progress(f"sheet {item.pair.reference_id}, seed {seed}")
         text = self.cache.caption(item.pair.captions[0]).to(self.adapter.device)
-        reference = self.cache.latent(self.held_out, item.reference).to(self.adapter.device)
+        is_left_out = self.adapter.layout == NO_REFERENCE
+        shown = (
+            item.target if is_left_out else item.reference
+        )  # without a reference its tokens are not looked at
+        reference = self.cache.latent(self.held_out, shown).to(self.adapter.device)
         given = self.adapter.conditioning(text, reference, height=item.height, width=item.width)
         shape = self.adapter.latent_shape(item.height, item.width)
         noise = keyed_noise(shape, seed=seed, stream="sample sheet", group=item.pair.pair_id)[None]

@@ -16,6 +16,7 @@ from ..flow.path import interpolate, velocity_target
 from ..flow.times import logit_normal_times, loss_weights, shifted_times, uniform_times
 from ..models.conditioning import Conditioning, TextEmbeddings
 from ..models.flux import FluxAdapter
+from ..models.layout import NO_REFERENCE
 from .cfm_batches import SizedPair
 from .latent_cache import LatentCache
 from .pair_set import PairSet
@@ -66,11 +67,11 @@ def draw_batch(
         names = item.pair.captions
         is_blank = draws.caption_dropout < config.caption_dropout
         captions.append(cache.caption(NO_CAPTION if is_blank else names[int(draws.caption * len(names))]))
-        reference = cache.latent(source, item.reference)
-        references.append(
-            torch.zeros_like(reference) if draws.reference_dropout < config.reference_dropout else reference
-        )
         targets.append(cache.latent(source, item.target))
+        is_left_out = adapter.layout == NO_REFERENCE or draws.reference_dropout < config.reference_dropout
+        references.append(
+            torch.zeros_like(targets[-1]) if is_left_out else cache.latent(source, item.reference)
+        )
         shape = targets[-1].shape[1:]
         noise.append(keyed_noise(shape, stream="cfm noise", **key))  # type: ignore[arg-type]
         if config.loss == "full":

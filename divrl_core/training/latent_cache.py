@@ -67,9 +67,8 @@ class LatentCache:
 
         `on_progress()` is called before each entry. Encoders that nothing is missing for are never loaded.
         """
-        missing_pictures = [
-            item for item in dict.fromkeys(pictures) if self._is_missing(self.latent_path(pairs, item))
-        ]
+        by_path = {self.latent_path(pairs, item): item for item in dict.fromkeys(pictures)}
+        missing_pictures = [item for path, item in by_path.items() if self._is_missing(path)]
         missing_captions = [
             text for text in dict.fromkeys(captions) if self._is_missing(self.caption_path(text))
         ]
@@ -96,8 +95,10 @@ class LatentCache:
 
     def latent_path(self, pairs: PairSet, item: PanelPicture) -> Path:
         """The file of a panel's latent."""
-        digest = pairs.facts(item.picture_id).digest
-        return self._path("latents", f"{digest}/{item.role}/{item.height}x{item.width}/{self._vae}")
+        facts = pairs.facts(item.picture_id)
+        # A picture of the panel's own size is left as it is in either role: one latent serves both.
+        role = "as it is" if (facts.height, facts.width) == (item.height, item.width) else item.role
+        return self._path("latents", f"{facts.digest}/{role}/{item.height}x{item.width}/{self._vae}")
 
     def caption_path(self, text: str) -> Path:
         """The file of a caption's embeddings."""

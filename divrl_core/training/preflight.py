@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..config import ModelConfig, TrainConfig
-from ..models.lora_file import read_lora
+from ..models.hub import open_pipeline
+from ..models.lora_file import check_layout, read_lora
 from ..models.model_names import POCKET_FOLDER, POCKETS, is_hub_id
 from .data import DataProblems, RunData, open_data
 from .model_files import pipeline_problems
+from .run_folder import RunSettings
 
 logger = logging.getLogger("divrl")
 
@@ -35,9 +38,9 @@ def check(config: TrainConfig) -> RunData:
     All pictures are decoded once. Raises ValueError with every problem found, each on a line of its own.
     """
     problems = [
-        *_model_problems(config.model),
-        *_lora_problems(config),
-        *_tracker_problems(config.run.tracker),
+        *model_problems(config.model),
+        *lora_problems(config),
+        *tracker_problems(config.run.tracker),
     ]
     data = None
     try:
@@ -45,11 +48,8 @@ def check(config: TrainConfig) -> RunData:
         problems += _count_problems(config, data)
     except DataProblems as error:
         problems += error.lines
-    if problems or data is None:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ValueError(
-            "\n".join([f"{count} found before loading anything:", *(f"  - {line}" for line in problems)])
-        )
+    raise_problems(problems)
+    assert data is not None
     logger.info(
         "%d pairs to train on, masks: %s; %d pairs held out, masks: %s",
         len(data.train.pairs),
@@ -60,7 +60,17 @@ def check(config: TrainConfig) -> RunData:
     return data
 
 
-def _model_problems(config: ModelConfig) -> list[str]:
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raise one ValueError that names all of them; nothing when there is none."""
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ValueError(
+            "\n".join([f"{count} found before loading anything:", *(f"  - {line}" for line in problems)])
+        )
+
+
+def model_problems(config: ModelConfig) -> list[str]:
+    """What keeps model.path from being a pipeline, a line each; of a hub id nothing is known yet."""
     if config.path in POCKETS:
         return pipeline_problems(POCKET_FOLDER)
     path = Path(config.path).expanduser()
@@ -74,17 +84,37 @@ def _model_problems(config: ModelConfig) -> list[str]:
     return []
 
 
-def _lora_problems(config: TrainConfig) -> list[str]:
+def lora_problems(config: RunSettings) -> list[str]:
+    """What keeps run.init_lora from being continued, a line each: no LoRA, another rank, another layout."""
     if config.run.init_lora is None:
         return []
     try:
-        read_lora(Path(config.run.init_lora).expanduser())
+        lora = read_lora(Path(config.run.init_lora).expanduser())
+        layout = config.model.layout or own_layout(config.model.path)
+        if layout is not None:
+            check_layout(lora.layout, layout, str(lora.path))
     except (FileNotFoundError, ValueError) as error:
         return [f"run.init_lora: {error}"]
+    if lora.rank != config.lora.rank:
+        return [
+            f"run.init_lora: {lora.path} has rank {lora.rank}, the settings say {config.lora.rank}: "
+            f"set lora.rank={lora.rank}"
+        ]
     return []
 
 
-def _tracker_problems(tracker: str | None) -> list[str]:
+def own_layout(path: str) -> str | None:
+    """The reference's layout that belongs to a pipeline's class; None where that is not known before a download."""
+    if path in POCKETS:
+        return open_pipeline(path).layout
+    folder = Path(path).expanduser()
+    if not folder.is_dir() or pipeline_problems(folder):
+        return None
+    return open_pipeline(path).layout
+
+
+def tracker_problems(tracker: str | None) -> list[str]:
+    """Whether run.tracker is unknown, or its package missing; a line each."""
     if tracker is None:
         return []
     if tracker not in TRACKER_PACKAGES:

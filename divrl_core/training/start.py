@@ -15,8 +15,8 @@ from ..flow.noise import keyed_seed
 from ..models.features.base import load_backbone
 from ..models.flux import FluxAdapter
 from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state
-from ..models.lora_apply import check_layout, continue_from
-from ..models.lora_file import read_lora
+from ..models.lora_apply import continue_from
+from ..models.lora_file import check_layout, read_lora
 from .checkpoint import TrainState
 from .data import DataProblems, Reference, RunData, open_data
 from .encoded_pairs import EncodedPairs, pairs_of_run
@@ -152,7 +152,7 @@ def add_run_lora(config: RunSettings, adapter: FluxAdapter, state: TrainState | 
     add_lora(transformer, lora.rank, lora.resolved_alpha, lora.targets, seed)
     if state is None and config.run.init_lora is not None:
         start = read_lora(Path(config.run.init_lora).expanduser())
-        check_layout(start, adapter.layout, "run.init_lora")
+        check_layout(start.layout, adapter.layout, f"run.init_lora: {start.path}")
         continue_from(transformer, start)
 
 

@@ -72,7 +72,7 @@ def _batch(
         adapter,
         names=(item.pair.pair_id,),
         captions=[cache.caption(item.pair.captions[0])],
-        references=cache.latent(source, item.reference),
+        references=x_0 if adapter.layout == NO_REFERENCE else cache.latent(source, item.reference),
         x_0=x_0,
         eps=eps[None],
         t=torch.tensor([time]),

@@ -1,0 +1,53 @@
+"""Everything about a cfm run that can be known before a model loads, told at once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..config_cfm import CfmConfig
+from ..models.hub import open_pipeline
+from ..models.lora_size import LoraSize, lora_size, transformer_on_meta
+from ..models.model_names import POCKETS
+from .optimizer import missing_package
+from .pair_data import CfmData, open_pairs
+from .preflight import lora_problems, model_problems, raise_problems, tracker_problems
+from .references import DataProblems
+
+logger = logging.getLogger("divrl")
+
+
+def check_cfm(config: CfmConfig) -> CfmData:
+    """Check pairs, model files, LoRA, optimizer and tracker without loading a model, and return the opened pairs.
+
+    All pictures are decoded once. Raises ValueError with every problem found, each on a line of its own.
+    """
+    missing = missing_package(config.optim)
+    problems = [
+        *model_problems(config.model),
+        *lora_problems(config),
+        *tracker_problems(config.run.tracker),
+        *([missing] if missing else []),
+    ]
+    data = None
+    try:
+        data = open_pairs(config.data, seed=config.run.seed)
+    except DataProblems as error:
+        problems += error.lines
+    raise_problems(problems)
+    assert data is not None
+    return data
+
+
+def size_of_lora(config: CfmConfig) -> LoraSize | None:
+    """How large the LoRA will be, from the model's config; None for a hub id that would have to be downloaded first.
+
+    Raises ValueError when lora.targets match no layer.
+    """
+    if config.model.path not in POCKETS and not Path(config.model.path).expanduser().is_dir():
+        return None
+    transformer = transformer_on_meta(open_pipeline(config.model.path).part("transformer"))
+    size = lora_size(transformer, config.lora.targets, config.lora.rank)
+    if not size.linears:
+        raise ValueError(f"lora.targets={config.lora.targets!r} matches no linear layer of this transformer")
+    return size
