@@ -66,8 +66,8 @@ def sample_sheet(
     folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0 is the base model, 1 the LoRA
     as trained. steps: sampling steps. guidance_scale: the embedded guidance; None = what a cfm LoRA was trained with,
     else 2.5. size_px: side of the pictures, or (height, width); None = the model's own. layout: where the reference
-    lies; None = as the LoRA was trained, else the pipeline's own. with_scores: write nSSM and VSM under each picture, by the
-    default reward backbone.
+    lies; None = as the LoRA was trained, else the pipeline's own. with_scores: write nSSM and VSM below each picture, by
+    the default reward backbone.
 
     Raises FileNotFoundError or ValueError, in one line, before the model is read where that is possible.
     """
@@ -107,7 +107,7 @@ def load_reference(
     """The reference and its mask at that size, framed as in training.
 
     A square is cropped from the middle where that keeps the object; with `is_whole` (the layouts of masked CFM), and
-    for other sizes, the picture is letterboxed (models/panels.py). The mask is chosen as in training (`choose_mask`), and
+    for other sizes, the picture is letterboxed (models/panels.py). The mask is chosen as in training, and
     the log says which it is. Raises FileNotFoundError or ValueError with the path when a file is missing, damaged or of
     another size than its mask, or when the mask is empty.
     """

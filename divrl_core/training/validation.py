@@ -12,6 +12,7 @@ import torch
 from ..config_cfm import CfmConfig
 from ..flow.noise import keyed_noise
 from ..models.flux import FluxAdapter
+from ..models.layout import NO_REFERENCE
 from .cfm_batches import SizedPair
 from .cfm_step import FlowBatch, flow_batch, flow_loss
 from .latent_cache import LatentCache
