@@ -66,8 +66,8 @@ def sample_sheet(
     folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0 is the base model, 1 the LoRA
     as trained. steps: sampling steps. guidance_scale: the embedded guidance; None = what a cfm LoRA was trained with,
     else 2.5. size_px: side of the pictures, or (height, width); None = the model's own. layout: where the reference
-    lies; None = as the LoRA was trained, else the pipeline's own. with_scores: write nSSM and VSM below each picture, by
-    the default reward backbone.
+    lies; None = as the LoRA was trained, else the pipeline's own. with_scores: write nSSM and VSM below each picture,
+    by the default reward backbone.
 
     Raises FileNotFoundError or ValueError, in one line, before the model is read where that is possible.
     """
