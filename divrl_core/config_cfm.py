@@ -175,6 +175,11 @@ class CfmRunConfig(Settings):
         "Folder of encoded pictures and captions, which runs may share; null = cache/ in the run's folder.",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.validation_times:
+            raise ValueError("run.validation_times needs at least one time between 0 and 1, got none")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CfmConfig(Settings):

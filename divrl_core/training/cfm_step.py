@@ -149,6 +149,25 @@ def flow_loss(
     return masked_flow_loss(predicted, torch.cat([wanted, nothing], dim=1), canvas.is_target, batch.weights)
 
 
+def flow_losses(
+    adapter: FluxAdapter,
+    batch: FlowBatch,
+    *,
+    guidance: float,
+    autocast: Callable[[], AbstractContextManager[None]],
+) -> Tensor:
+    """The masked loss of each sample (B,), unweighted."""
+    x_t = interpolate(batch.x_0, batch.eps, batch.t)
+    with autocast():
+        ids = adapter.target_ids(batch.height, batch.width)
+        predicted = adapter.velocity(x_t, batch.t, batch.conditioning, ids, guidance)
+    wanted = velocity_target(batch.x_0, batch.eps)
+    each = [
+        masked_flow_loss(one[None], other[None], None) for one, other in zip(predicted, wanted, strict=True)
+    ]
+    return torch.stack(each)
+
+
 @dataclass(frozen=True)
 class _Draws:
     """A sample's numbers: one normal, four uniform."""

@@ -97,8 +97,8 @@ def _check(read: ReadPairs) -> Mapping[str, PictureFacts]:
         target, reference = facts.get(pair.target_id), facts.get(pair.reference_id)
         if target is not None and reference is not None and target.digest == reference.digest:
             read.problems.append(
-                f"{read.pictures[pair.target_id].where}: target and reference are the same picture; "
-                "such a pair teaches copying"
+                f"{read.pictures[pair.target_id].where}: target and reference of {pair.pair_id!r} are the same "
+                "picture; such a pair teaches copying"
             )
     return facts
 

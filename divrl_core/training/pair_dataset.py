@@ -27,13 +27,12 @@ def read_pair_dataset(source: str, config: CfmDataConfig) -> ReadPairs:
         value, where = row[config.caption_column], f"{source} row {place}"
         captions, found = captions_of(value) if value is not None else ((), ["no caption"])
         read.problems += [f"{where}, column {config.caption_column!r}: {text}" for text in found]
-        if not captions:
-            continue
         names = f"{ids[place]}/target", f"{ids[place]}/reference"
-        read.add(TrainingPair(ids[place], *names, captions), where)
         for name, column in zip(names, (targets, references), strict=True):
             file = column.file(place)
             read.pictures[name] = PairPicture(file.where, file.read)
+        if captions:
+            read.add(TrainingPair(ids[place], *names, captions), where)
     if not len(dataset):
         read.problems.append(f"{source}: the split {config.split!r} has no rows")
     return read

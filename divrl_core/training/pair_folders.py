@@ -57,9 +57,10 @@ def read_pair_folder(
     folder: Path, *, references: Path | None, grid: tuple[int, int] | None, gap_px: int
 ) -> ReadPairs:
     """The pairs of a folder in one of the three forms. Raises FileNotFoundError if a folder is not there."""
-    for path, setting in ((folder, "data.source"), (references, "data.references")):
-        if path is not None and not path.is_dir():
-            raise FileNotFoundError(f"no folder at {path} ({setting})")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {folder}")
+    if references is not None and not references.is_dir():
+        raise FileNotFoundError(f"no folder at {references} (data.references)")
     if grid is not None:
         return _read_grids(FolderFiles(folder), grid, gap_px)
     if references is not None:
@@ -79,6 +80,8 @@ def read_pair_folder(
 def _read_two_folders(targets: FolderFiles, references: FolderFiles) -> ReadPairs:
     read = ReadPairs()
     by_stem = [_pictures_by_stem(files, read.problems) for files in (targets, references)]
+    for side, pictures in zip(("target", "reference"), by_stem, strict=True):
+        read.pictures |= {f"{side}/{stem}": _file(path) for stem, path in pictures.items()}
     for mine, others, files, what in (
         (by_stem[0], by_stem[1], references, "reference"),
         (by_stem[1], by_stem[0], targets, "target"),
@@ -92,9 +95,7 @@ def _read_two_folders(targets: FolderFiles, references: FolderFiles) -> ReadPair
     for stem, target in by_stem[0].items():
         captions = targets.captions_beside(target, where=str(target))
         if stem in by_stem[1] and captions:
-            reference = by_stem[1][stem]
             read.add(TrainingPair(stem, f"target/{stem}", f"reference/{stem}", captions), str(target))
-            read.pictures |= {f"target/{stem}": _file(target), f"reference/{stem}": _file(reference)}
     read.problems += targets.problems + references.problems
     if not read.by_id and not read.problems:
         read.problems.append(f"{targets.folder}: no pictures here ({', '.join(PICTURE_SUFFIXES)})")
@@ -110,6 +111,11 @@ def _read_grids(files: FolderFiles, grid: tuple[int, int], gap_px: int) -> ReadP
     pictures = _pictures_by_stem(files, read.problems)
     _find_stray_captions(files, pictures, read.problems)
     for stem, picture in pictures.items():
+        names = [f"{stem}[{panel.row},{panel.column}]" for panel in panels]
+        read.pictures |= {
+            name: PairPicture(str(picture), lambda path=picture: path, panel)  # type: ignore[misc]
+            for name, panel in zip(names, panels, strict=True)
+        }
         lines = files.captions_beside(picture, where=str(picture))
         if lines and len(lines) not in (1, len(panels)):
             read.problems.append(
@@ -117,11 +123,6 @@ def _read_grids(files: FolderFiles, grid: tuple[int, int], gap_px: int) -> ReadP
                 f"panel row by row, got {len(lines)}"
             )
             continue
-        names = [f"{stem}[{panel.row},{panel.column}]" for panel in panels]
-        read.pictures |= {
-            name: PairPicture(f"{picture} panel {panel.row},{panel.column}", lambda path=picture: path, panel)  # type: ignore[misc]
-            for name, panel in zip(names, panels, strict=True)
-        }
         for place, target in enumerate(names):
             captions = lines if len(lines) == 1 else lines[place : place + 1]
             for reference in names:
@@ -164,8 +165,16 @@ def _read_row(files: FolderFiles, line: str, where: str, read: ReadPairs) -> Non
         near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)
         if near and key not in _KEYS:
             read.problems.append(f"{where}: unknown key {key!r}; the nearest known is {near[0]!r}")
+    for keys in (_TARGET_KEYS, _CAPTION_KEYS):
+        if all(row.get(key) is not None for key in keys):
+            read.problems.append(f"{where}: one of {' and '.join(keys)} is needed, got both")
     paths = [_path_of(files, row, keys, where) for keys in (_TARGET_KEYS, ("reference",))]
+    names = ["" if path is None else path.relative_to(files.folder).as_posix() for path in paths]
+    read.pictures |= {name: _file(path) for name, path in zip(names, paths, strict=True) if path is not None}
     captions, problems = captions_of(_first(row, _CAPTION_KEYS))
+    given = row.get("id")
+    if given is not None and (isinstance(given, bool) or not isinstance(given, (str, int)) or given == ""):
+        problems = [*problems, f"id must be a text or a whole number, got {given!r}"]
     read.problems += [f"{where}: {problem}" for problem in problems]
     target, reference = paths
     if target is None or reference is None or problems:
@@ -173,9 +182,7 @@ def _read_row(files: FolderFiles, line: str, where: str, read: ReadPairs) -> Non
     captions = captions or files.captions_beside(target, where=where)
     if not captions:
         return
-    names = [path.relative_to(files.folder).as_posix() for path in (target, reference)]
-    read.pictures |= {names[0]: _file(target), names[1]: _file(reference)}
-    pair_id = str(row.get("id", f"{names[0]}<{names[1]}"))
+    pair_id = f"{names[0]}<{names[1]}" if given is None else str(given)
     read.add(TrainingPair(pair_id, names[0], names[1], captions), where)
 
 
@@ -207,7 +214,7 @@ def _pictures_by_stem(files: FolderFiles, problems: list[str]) -> dict[str, Path
 
 def _find_stray_captions(files: FolderFiles, pictures: dict[str, Path], problems: list[str]) -> None:
     for path in sorted(files.folder.glob("*.txt")):
-        if path.stem not in pictures:
+        if path.stem not in pictures and not path.name.startswith("."):
             problems.append(f"{path}: this caption belongs to no picture{nearest(path.stem, pictures)}")
 
 

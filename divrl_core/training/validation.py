@@ -14,7 +14,7 @@ from ..flow.noise import keyed_noise
 from ..models.flux import FluxAdapter
 from ..models.layout import NO_REFERENCE
 from .cfm_batches import SizedPair
-from .cfm_step import FlowBatch, flow_batch, flow_loss
+from .cfm_step import FlowBatch, flow_batch, flow_losses
 from .latent_cache import LatentCache
 from .pair_set import PairSet
 
@@ -35,17 +35,16 @@ def validate(
 ) -> dict[str, Any]:
     """The row of held-out measures: the masked loss with its standard error over pairs, and by time.
 
-    Each pair is validated alone, with its first caption and its reference, at every time of run.validation_times; the
+    Each pair is validated alone, with its first caption and its reference, at all of run.validation_times at once; the
     loss is always the masked one, whatever is trained. `on_progress(pairs_done)` is called before each.
     """
     times = config.run.validation_times
     losses = torch.empty(len(pairs), len(times), dtype=torch.float64)
     for row, item in enumerate(pairs):
         on_progress(row)
-        for column, time in enumerate(times):
-            batch = _batch(item, time, column, source, cache, adapter)
-            loss = flow_loss(adapter, batch, guidance=config.model.guidance_scale, autocast=autocast)
-            losses[row, column] = loss.double().cpu()
+        batch = _batch(item, times, source, cache, adapter)
+        each = flow_losses(adapter, batch, guidance=config.model.guidance_scale, autocast=autocast)
+        losses[row] = each.double().cpu()
     per_pair = losses.mean(dim=1)
     if not bool(torch.isfinite(losses).all()):
         broken = pairs[int((~torch.isfinite(per_pair)).nonzero()[0])].pair.pair_id
@@ -65,19 +64,25 @@ def validate(
 
 
 def _batch(
-    item: SizedPair, time: float, column: int, source: PairSet, cache: LatentCache, adapter: FluxAdapter
+    item: SizedPair, times: Sequence[float], source: PairSet, cache: LatentCache, adapter: FluxAdapter
 ) -> FlowBatch:
+    """One pair at every time, each with noise of its own."""
+    count = len(times)
     x_0 = cache.latent(source, item.target).float()
-    eps = keyed_noise(x_0.shape[1:], seed=SEED, stream="validation", group=item.pair.pair_id, step=column)
+    noise = [
+        keyed_noise(x_0.shape[1:], seed=SEED, stream="validation", group=item.pair.pair_id, step=column)
+        for column in range(count)
+    ]
+    reference = x_0 if adapter.layout == NO_REFERENCE else cache.latent(source, item.reference)
     return flow_batch(
         adapter,
-        names=(item.pair.pair_id,),
-        captions=[cache.caption(item.pair.captions[0])],
-        references=x_0 if adapter.layout == NO_REFERENCE else cache.latent(source, item.reference),
-        x_0=x_0,
-        eps=eps[None],
-        t=torch.tensor([time]),
-        weights=torch.ones(1),
+        names=(item.pair.pair_id,) * count,
+        captions=[cache.caption(item.pair.captions[0])] * count,
+        references=reference.repeat(count, 1, 1),
+        x_0=x_0.repeat(count, 1, 1),
+        eps=torch.stack(noise),
+        t=torch.tensor(times),
+        weights=torch.ones(count),
         reference_eps=None,
         height=item.height,
         width=item.width,
