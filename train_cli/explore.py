@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .config_file import resolve, resolve_resumed
+from .options import path
 from .stage import run_stage, stage_options
+from .suppress import find_lora, inherited_settings
 
 
 @click.command(short_help="Stage 1: train for structure that differs from the reference.")
+@path(
+    "--from",
+    "source",
+    metavar="RUN_OR_LORA",
+    absent="the model as it is",
+    help="Start from a cfm run's LoRA: its model, layout and adapter are taken over.",
+)
 @stage_options("runs/explore")
 def explore(
-    config_file: Path | None, overrides: tuple[str, ...], output: Path, resume: bool, dry_run: bool
+    source: Path | None,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    output: Path,
+    resume: bool,
+    dry_run: bool,
 ) -> None:
     """Stage 1: train a LoRA for structure that differs from the reference (reward: nSSM).
 
@@ -22,11 +37,25 @@ def explore(
     The real thing:                divrl-train explore --output runs/explore \\
                                        --set model.path=black-forest-labs/FLUX.1-Kontext-dev \\
                                        --set model.dtype=bfloat16 --set data.source=photographs/
+    On top of masked CFM:          divrl-train explore --from runs/cfm --output runs/explore
 
     Killed at any moment, the run goes on with the same command and --resume.
     """
     if resume and config_file is None:
         config = resolve_resumed("explore", output, overrides)
     else:
-        config = resolve("explore", config_file=config_file, overrides=overrides)
+        inherited = None if source is None else inherited_start(source, find_lora(source, "best"))
+        config = resolve("explore", config_file=config_file, overrides=overrides, inherited=inherited)
     run_stage(config, output, resume=resume, dry_run=dry_run)
+
+
+def inherited_start(source: Path, lora: Path) -> dict[str, Any]:
+    """Model and adapter of the run that made a LoRA, which explore goes on from."""
+    settings = inherited_settings(source, lora)
+    model = {**settings.get("model", {})}
+    if "layout" in model and model["layout"] is None:
+        from divrl_core.models.lora_file import read_lora
+
+        model["layout"] = read_lora(lora).layout
+    kept = {"model": model, "lora": settings.get("lora", {})}
+    return {**{name: values for name, values in kept.items() if values}, "run": {"init_lora": str(lora)}}

@@ -19,7 +19,7 @@ import click
 SECTIONS = {
     "See it work": ("demo",),
     "Train": ("cfm", "explore", "suppress"),
-    "Look and measure": ("sample", "score", "report"),
+    "Look and measure": ("sample", "score", "inspect", "report"),
     "Files and models": ("convert", "pocket"),
 }
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names)

@@ -44,7 +44,13 @@ def suppress(
     """
     if source is not None:
         lora = find_lora(source, from_checkpoint)
-        inherited = merge(inherited_settings(source, lora), {"run": {"init_lora": str(lora)}})
+        settings = inherited_settings(source, lora)
+        if "objective" in settings:
+            raise ValueError(
+                f"--from: {source} is a cfm run, and suppress goes on from explore's; "
+                f"first: divrl-train explore --from {source}"
+            )
+        inherited = merge(settings, {"run": {"init_lora": str(lora)}})
         config = resolve("suppress", config_file=config_file, overrides=overrides, inherited=inherited)
     elif resume:
         config = resolve_resumed("suppress", output, overrides)

@@ -136,7 +136,7 @@ def test_a_run_folder_means_its_best_lora(tmp_path):
         ({"prompt": " "}, "prompt is empty"),
         ({"seeds": (1, 1)}, r"different whole numbers from 0 up, got \[1, 1\]"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"size_px": 100}, "multiple of 16"),
+        ({"size_px": 100}, "multiples of 16"),
         ({"reference": Path("/nowhere/fox.png")}, "fox.png: no such picture"),
         ({"lora": Path("/nowhere/lora.safetensors")}, "no LoRA file"),
     ],

@@ -1,0 +1,183 @@
+"""divrl-train inspect: what a model does inside while it makes a picture."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import SizeType, choice, number, output_folder, path, seed_option, text
+
+
+class BlockList(click.ParamType[tuple[str, ...]]):
+    """Names of a transformer's blocks separated by commas, `double.0,single.3`."""
+
+    name = "blocks"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Raises click's BadParameter for anything but such a list."""
+        if isinstance(value, tuple):
+            return value
+        found = tuple(part.strip() for part in str(value).split(","))
+        for name in found:
+            if not re.fullmatch(r"(double|single)\.[0-9]+", name):
+                self.fail(f"needs names such as double.0,single.3, got {value!r}", param, ctx)
+        if len(set(found)) != len(found):
+            self.fail(f"names a block twice: {value!r}", param, ctx)
+        return found
+
+
+class PointList(click.ParamType[tuple[tuple[int, int], ...]]):
+    """Points `X,Y` separated by spaces or semicolons, `64,40 80,100`, as pairs of whole pixels."""
+
+    name = "points"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, int], ...]:
+        """Raises click's BadParameter for anything but such a list."""
+        if isinstance(value, tuple):
+            return value
+        words = [word for word in re.split(r"[;\s]+", str(value)) if word]
+        pairs = [re.fullmatch(r"(-?[0-9]+),(-?[0-9]+)", word) for word in words]
+        found = tuple((int(pair[1]), int(pair[2])) for pair in pairs if pair)
+        if not words or len(found) != len(words):
+            self.fail(f'needs points such as "64,40 80,100" (x,y in pixels), got {value!r}', param, ctx)
+        if len(set(found)) != len(found):
+            self.fail(f"names a point twice: {value!r}", param, ctx)
+        return found
+
+
+@click.group(short_help="Look inside a model: where a picture's points look in its reference.")
+def inspect() -> None:
+    """What a model does inside while it makes a picture."""
+
+
+@inspect.command(short_help="Heat maps of the attention from points of a picture to its reference.")
+@path("--reference", metavar="PICTURE", help="The subject's picture.")
+@path(
+    "--mask",
+    metavar="PICTURE",
+    absent="alpha channel, else the whole picture",
+    help="The subject in it; only the framing uses it.",
+)
+@text("--prompt", metavar="TEXT", help="What to show it doing, or where.")
+@text(
+    "--model",
+    metavar="FOLDER_OR_ID",
+    default="pocket",
+    help="A FLUX pipeline: folder, hub id, pocket or pocket-text-to-image (embedded).",
+)
+@path("--lora", metavar="FILE_OR_RUN", absent="none", help="LoRA file, or a run folder (its best).")
+@click.option(
+    "--points",
+    metavar='"X,Y X,Y ..."',
+    type=PointList(),
+    show_default="five over the middle",
+    help="Points of the picture that is made, in pixels, a column each; quote them.",
+)
+@click.option(
+    "--blocks",
+    metavar="NAME,...",
+    type=BlockList(),
+    show_default="first, middle and last",
+    help="Blocks of the transformer, a row each: double.0 and on, then single.0 and on.",
+)
+@number(
+    "--time",
+    metavar="NUMBER",
+    kind=click.FloatRange(0, 1),
+    default=0.5,
+    help="The step nearest to this time is read; 1 is noise, 0 the finished picture.",
+)
+@seed_option("Seed of the picture, the same as in sample.")
+@number("--steps", metavar="STEPS", kind=click.IntRange(min=1), default=28, help="Sampling steps.")
+@number(
+    "--guidance",
+    metavar="NUMBER",
+    kind=click.FloatRange(min=0),
+    absent="2.5, or a cfm LoRA's own",
+    help="The embedded guidance.",
+)
+@click.option(
+    "--size",
+    "size_px",
+    metavar="PX|WIDTHxHEIGHT",
+    type=SizeType(),
+    show_default="the model's own",
+    help="Side of a square picture, or width and height, in pixels; multiples of 16.",
+)
+@click.option(
+    "--layout",
+    metavar="NAME",
+    type=click.Choice(("kontext", "width", "diagonal", "none")),
+    show_default="the LoRA's, else the pipeline's",
+    help="Where the reference lies: kontext, width (masked CFM) or diagonal; none is refused.",
+)
+@choice("--dtype", "float32", "bfloat16", "float16", help="Precision of the model.")
+@text(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    help="Where it runs: cpu, cuda, mps; auto = a GPU if there is one.",
+)
+@output_folder("runs/inspect", "Where attention.jpg, attention.json and the two pictures are written.")
+def attention(
+    reference: Path,
+    mask: Path | None,
+    prompt: str,
+    model: str,
+    lora: Path | None,
+    points: tuple[tuple[int, int], ...] | None,
+    blocks: tuple[str, ...] | None,
+    time: float,
+    seed: int,
+    steps: int,
+    guidance: float | None,
+    size_px: tuple[int, int] | None,
+    layout: str | None,
+    dtype: str,
+    device: str,
+    output: Path,
+) -> None:
+    """Make a picture, read at one step where points of it look in the reference, and draw that as heat maps.
+
+    \b
+    divrl-train inspect attention --reference fox.png --prompt "a toy fox on a blue floor" \\
+        --points "64,40 80,100" --blocks double.0,single.3
+    """
+    if not prompt.strip():
+        raise ValueError("--prompt must not be empty")
+    if layout == "none":
+        raise ValueError("--layout none leaves the reference out: there is no attention to it to look at")
+    for option, file in (("--reference", reference), ("--mask", mask), ("--lora", lora)):
+        if file is not None and not file.exists():
+            raise FileNotFoundError(f"{option}: there is no file {file}")
+
+    from divrl_core.evaluation.attention_maps import attention_sheet
+
+    from .sample import _device
+
+    sheet = attention_sheet(
+        model=model,
+        reference=reference,
+        mask=mask,
+        prompt=prompt,
+        lora=lora,
+        points=points or (),
+        blocks=blocks or (),
+        time=time,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance,
+        size_px=size_px,
+        layout=layout,
+        dtype=dtype,
+        device=_device(device),
+        output=output,
+    )
+    click.echo(f"wrote {sheet}")
