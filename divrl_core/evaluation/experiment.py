@@ -194,7 +194,8 @@ def _write_pages(plan: ExperimentPlan, folder: Path, cells: Path) -> None:
     write_comparisons(folder / "comparisons", comparisons)
     sheet = sheet_of(comparisons, title=f"Same references, same seeds: {', '.join(plan.shown)}")
     write_sheet(folder / "sheet.jpg", sheet)
-    write_report([folder], folder / "report.html", cells=cells)
+    if plan.has_report:
+        write_report([folder], folder / "report.html", cells=cells)
 
 
 def _in_short(summary: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ _CURVES = {
 def frontier_png(results: Results) -> bytes:
     """Every model in two planes, a small dot a seed and a large one for the mean; the linear weights joined."""
     with style():
-        return _png(_frontier(results))
+        return png_of(_frontier(results))
 
 
 def frontier_svg(results: Results) -> str:
@@ -77,7 +77,7 @@ def curves_png(results: Results) -> bytes:
                         axes.axvline(offset, color=COLOURS["muted"], linewidth=0.8, dashes=(2, 3))
             axes.set_title(label, loc="left")
             axes.set_xlabel("update")
-        return _png(figure)
+        return png_of(figure)
 
 
 def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
@@ -120,7 +120,8 @@ def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file, the same on every machine."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..training.files import write_atomic_bytes, write_atomic_text
@@ -14,6 +15,7 @@ from .experiment_results import (
     NEW_POSE,
     NEW_POSE_DEG,
     TURNED,
+    Expected,
     OverSeeds,
     PairedOverSeeds,
     Results,
@@ -54,11 +56,11 @@ def page(results: Results, *, has_sheet: bool) -> str:
         "# The experiment",
         _introduction(results),
         "## Every model",
-        _table(results),
+        models_table(results),
         "## Paired differences",
         "Same figures, prompts and noise on both sides; mean ± standard error, in brackets the seeds.",
         *(
-            _paired(results, after, before)
+            paired_table(results, after, before)
             for after, before in (
                 ("explore", BASE),
                 ("suppress", "explore"),
@@ -68,7 +70,7 @@ def page(results: Results, *, has_sheet: bool) -> str:
             if after in results.models and before in results.models
         ),
         "## What was expected",
-        _expectations(results),
+        expectations_table(expectations(results)),
         "## Frontier",
         "![Planes of diversity against identity](frontier.png)",
         "*Small dots are seeds, large ones their means. Joined: the linear rewards w VSM + (1 − w) nSSM, by w. "
@@ -103,7 +105,7 @@ def _introduction(results: Results) -> str:
     )
 
 
-def _table(results: Results) -> str:
+def models_table(results: Results) -> str:
     """Mean over seeds, ± their standard deviation."""
     rows = [["model", *(HEADINGS[name] for name in MEASURES)]]
     for model in results.models:
@@ -111,7 +113,8 @@ def _table(results: Results) -> str:
     return markdown_table(rows) + "\n\nMean over the seeds ± their standard deviation."
 
 
-def _paired(results: Results, after: str, before: str) -> str:
+def paired_table(results: Results, after: str, before: str) -> str:
+    """Paired differences of every measure between two models, as Markdown."""
     found = results.paired(after, before)
     rows = [[f"{after} − {before}", "mean ± error", "seeds"]]
     for name, value in found.items():
@@ -120,9 +123,10 @@ def _paired(results: Results, after: str, before: str) -> str:
     return markdown_table(rows)
 
 
-def _expectations(results: Results) -> str:
+def expectations_table(expected: Sequence[Expected]) -> str:
+    """What was expected and what came of it, as Markdown."""
     rows = [["expected", "measured", "so it is"]]
-    rows += [[one.text, one.measured, VERDICTS[one.holds]] for one in expectations(results)]
+    rows += [[one.text, one.measured, VERDICTS[one.holds]] for one in expected]
     return markdown_table(rows)
 
 

@@ -121,14 +121,14 @@ def read_cell(path: Path) -> Mapping[str, Any]:
 class Results:
     """All finished cells."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], order: Sequence[str] = ORDER) -> None:
         self._cells = {(cell.model, cell.seed): cell for cell in cells}
-        self.models = tuple(name for name in ORDER if any(cell.model == name for cell in cells))
+        self.models = tuple(name for name in order if any(cell.model == name for cell in cells))
         self.seeds = tuple(sorted({cell.seed for cell in cells}))
 
     @classmethod
-    def read(cls, folder: Path) -> Results:
-        """The cells in a folder's seed-N/MODEL.json."""
+    def read(cls, folder: Path, order: Sequence[str] = ORDER) -> Results:
+        """The cells in a folder's seed-N/MODEL.json; `order` names the models of the experiment."""
         cells = []
         for path in sorted(folder.glob("seed-*/*.json")):
             content = read_cell(path)
@@ -140,7 +140,7 @@ class Results:
                     curve=tuple(content["curve"]),
                 )
             )
-        return cls(cells)
+        return cls(cells, order)
 
     def cells(self, model: str) -> list[Cell]:
         """A model's cells in the order of seeds."""

@@ -48,6 +48,7 @@ def tiny_plan(pipeline, seed: int = 0) -> ExperimentPlan:
         evaluation=DemoEvaluation(
             seed=7, references=2, pictures=4, steps=2, shown_references=2, shown_pictures=2
         ),
+        judged_as=explore,
     )
 
 
@@ -141,6 +142,8 @@ def test_a_setting_that_came_later_does_not_undo_a_cell_while_it_has_its_default
     assert follows_alike(before, before | {"explore.grpo.new": [1, 2]}, defaults)
     assert not follows_alike(before, before | {"explore.grpo.new": [1, 3]}, defaults)
     assert not follows_alike(before, before | {"explore.optim.lr": 2e-3}, defaults)
+    rival = {"linear-0.2.optim.lr": 1e-3}
+    assert follows_alike(rival, rival | {"linear-0.2.grpo.new": [1, 2]}, defaults), "a name with a dot"
     assert not follows_alike(before, {"model/x": "1"}, defaults), "a setting that is gone"
     assert not follows_alike(before, before | {"model/y": "2"}, defaults), "a file that came"
 

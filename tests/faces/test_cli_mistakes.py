@@ -117,7 +117,7 @@ def test_suppress_names_what_its_source_lacks(tmp_path: Path) -> None:
 def test_what_belongs_to_the_experiment_needs_it() -> None:
     assert "--cells belong to the experiment: add --full" in told("demo", "--cells", "cells")
     assert "--cells and --minutes belong" in told("demo", "--cells", "cells", "--minutes", "5")
-    assert "--full and --quick are opposites" in told("demo", "--full", "--quick")
+    assert "--full, --cfm and --quick exclude each other" in told("demo", "--full", "--quick")
 
 
 def test_no_command_at_all_shows_the_help() -> None:
