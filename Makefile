@@ -2,6 +2,7 @@
 #
 #   make demo                 post-train the pocket Kontext on this computer; writes runs/demo/report.html
 #   make experiment           eight models, three seeds, hours; makes docs/experiment again, cell by cell
+#   make experiment-cfm       masked flow matching: ablations, and RL on top; makes docs/cfm again
 #   make test                 the tests
 #   make check                formatting, lint, types
 #   make bench                measured ratios of speed and memory
@@ -23,7 +24,7 @@ endif
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo experiment test check format bench clean
+.PHONY: help demo experiment experiment-cfm test check format bench clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -33,6 +34,9 @@ demo: $(VENV)/.installed
 
 experiment: $(VENV)/.installed
 	$(BIN)/divrl-train demo --full --output docs/experiment
+
+experiment-cfm: $(VENV)/.installed
+	$(BIN)/divrl-train demo --cfm --output docs/cfm
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
@@ -49,6 +53,7 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/nssm.py
+	$(BIN)/python benchmarks/cfm.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Where the scale's colours stand, from 0 to 1; what they are, ever darker; how much of the ground each covers.
 _STOPS = (0.0, 0.3, 0.6, 0.8, 1.0)
-_COLOURS = ((255, 224, 130), (253, 170, 72), (227, 74, 51), (170, 20, 40), (84, 0, 30))
+_COLOURS = ((255, 196, 100), (253, 170, 72), (227, 74, 51), (170, 20, 40), (84, 0, 30))
 _COVER = (0.0, 0.62, 0.8, 0.86, 0.9)
 _DARKEST, _LIGHTEST = 150, 245  # of the ground
 _MIDDLE = 205  # under the scale itself

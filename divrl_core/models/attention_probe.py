@@ -1,9 +1,9 @@
 """Where tokens of the target look: a model's attention, read while it runs and changed in nothing.
 
-In both kinds of FLUX blocks one sequence attends to itself: the prompt's tokens, the target's, the reference's. A block
-is named by its kind and its place, "double.0" to "double.18" and "single.0" to "single.37" in a full FLUX. Only the rows
-of the tokens asked for are computed, ``softmax(q k^T / sqrt(d))`` in float32 from the very q and k that the kernel gets;
-the whole matrix never is.
+In both kinds of FLUX blocks one sequence attends to itself: the prompt's tokens, the target's, the reference's. A
+block is named by its kind and its place, "double.0" to "double.18" and "single.0" to "single.37" in a full FLUX. Only
+the rows of the tokens asked for are computed, ``softmax(q k^T / sqrt(d))`` in float32 from the very q and k that the
+kernel gets; the whole matrix never is.
 """
 
 from __future__ import annotations

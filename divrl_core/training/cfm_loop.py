@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..config import to_mapping
 from ..config_cfm import CfmConfig
+from ..evaluation.loss_curve import write_loss_curve
 from ..models.flux import FluxAdapter
 from ..models.layout import NO_REFERENCE
 from ..models.lora import load_lora_state, lora_parameters
@@ -225,6 +226,7 @@ class _Run:
         self.best, row = self.publisher.publish(self.update, self.average, self.best)
         if row is not None:
             self._record(row)
+            write_loss_curve(self.folder.path, self.log.rows)
         self.is_published = True
         self.adapter.drop_vae()
         self.save()

@@ -66,6 +66,7 @@ def test_a_run_leaves_the_files_that_were_promised(unbroken: Path) -> None:
     assert {
         "settings.yaml",
         "metrics.jsonl",
+        "loss.png",
         "lora/best.safetensors",
         "lora/last.safetensors",
         "lora/update-000004.safetensors",

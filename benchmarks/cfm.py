@@ -1,0 +1,541 @@
+"""What a step of masked conditional flow matching costs against diffusers' ordinary training pattern, all from one run.
+
+    python benchmarks/cfm.py [--threads 1] [--repeats 15] [--batch 1 --batch 8] [--width-heads 8] [--quick]
+
+Three steps take turns, so that a busy machine hits all alike:
+
+- `masked`: the product's own: cached latents and captions, encoders dropped, the loss on the target's tokens alone;
+- `ordinary`: as diffusers' FLUX LoRA scripts without their caching options: each step encodes both pictures and the
+  prompts, joins the latents along width, packs the wide picture, and counts all of it in the loss (the reference stays
+  clean, so that the task is the same);
+- `ordinary, cached`: the same from latents and embeddings held in memory, without encoders.
+
+Model, LoRA (peft), optimizer, clipping, pairs, batch, dtype, text length and attention kernel are the same for all. The
+product's moving average of the weights and its log are left out. Before anything is timed, all get one noise and one
+time, and their predictions of the target must agree.
+
+A step's peak is the most bytes of tensors alive at once beyond what was there before it, counted by torch.profiler from
+every allocation. What stays between steps is counted apart: weights, LoRA, AdamW's moments, and encoders where a step
+needs them (the VAE whole). The pocket's VAE is larger than its transformer, so these ratios are not those of FLUX.1.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import click
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+from nssm import CLOCKS, peak_bytes
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from divrl_core.config_cfm import CfmConfig, ObjectiveConfig
+from divrl_core.flow.path import interpolate
+from divrl_core.models.attention import attention_kernel
+from divrl_core.models.flux import FluxAdapter
+from divrl_core.models.layout import pack, unpack
+from divrl_core.models.lora import (
+    POLICY,
+    add_lora,
+    load_lora_state,
+    lora_parameters,
+    lora_state,
+    target_pattern,
+)
+from divrl_core.models.pocket_parts import build_transformer
+from divrl_core.pocket.training_pairs import SIZE_PX, PocketPairs
+from divrl_core.training.cfm_batches import BatchPlan, SizedPair, sized_pairs
+from divrl_core.training.cfm_step import FlowBatch, draw_batch, flow_loss
+from divrl_core.training.latent_cache import LatentCache
+from divrl_core.training.optimizer import make_optimizer
+
+MODEL = "pocket-text-to-image"
+SUBJECTS = 4  # of twelve pairs each
+SEED = 0
+TOLERANCE = 1e-4
+WARM_UP_STEPS = 2
+VAE_SCALE = 8
+RIVAL_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the steps are fed: pairs, the product's cache of them, and the pictures as diffusers' datasets hold them."""
+
+    source: PocketPairs
+    sized: tuple[SizedPair, ...]
+    cache: LatentCache
+    pixels: dict[str, Tensor]
+    """Picture -> (1, 3, H, W), float32 in [-1, 1]."""
+
+    @classmethod
+    def encode(cls, adapter: FluxAdapter, folder: Path) -> Pairs:
+        """Encode the pairs as the training loop does; every entry is then in memory, as later in a run."""
+        source = PocketPairs(split="train", subjects=SUBJECTS, seed=SEED)
+        sized = sized_pairs(source, SIZE_PX, aspect_buckets=True)
+        panels = [panel for item in sized for panel in (item.target, item.reference)]
+        captions = [caption for item in sized for caption in item.pair.captions]
+        cache = LatentCache(folder, adapter)
+        cache.encode(source, panels, captions, is_quiet=True)
+        adapter.drop_encoders()
+        adapter.drop_vae()
+        for panel in panels:
+            cache.latent(source, panel)
+        for caption in captions:
+            cache.caption(caption)
+        names = dict.fromkeys(panel.picture_id for panel in panels)
+        return cls(source, sized, cache, {name: source.load(name)[None] * 2 - 1 for name in names})
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the latents and captions, and of the pictures, each counted once."""
+        panels = {panel.picture_id: panel for item in self.sized for panel in (item.target, item.reference)}
+        latents = [self.cache.latent(self.source, panel) for panel in panels.values()]
+        captions = dict.fromkeys(caption for item in self.sized for caption in item.pair.captions)
+        texts = [self.cache.caption(caption) for caption in captions]
+        embeddings = [tensor for text in texts for tensor in (text.prompt_embeds, text.pooled)]
+        return tensor_bytes([*latents, *embeddings]), tensor_bytes(self.pixels.values())
+
+
+class Learner:
+    """A transformer with its LoRA and optimizer, and the part of a step that all have in common."""
+
+    encoder_bytes = 0
+
+    def __init__(self, transformer: nn.Module, adapter: str, config: CfmConfig, pairs: Pairs) -> None:
+        self.transformer, self.config, self.pairs = transformer, config, pairs
+        self.plan = BatchPlan(pairs.sized, config.objective.batch_size, SEED)
+        self.parameters: list[Tensor] = list(lora_parameters(transformer, adapter=adapter).values())
+        self.optimizer = make_optimizer(config.optim, self.parameters, config.lr)
+
+    def loss(self, number: int) -> Tensor:
+        """The loss of micro-batch `number`, from pictures or cache to the scalar."""
+        raise NotImplementedError
+
+    def step(self, number: int) -> Tensor:
+        """One whole training step; its loss."""
+        loss = self.loss(number)
+        loss.backward()
+        loss.item()  # for a log
+        nn.utils.clip_grad_norm_(self.parameters, self.config.optim.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    @property
+    def standing_bytes(self) -> int:
+        """What stays in memory between steps: weights, LoRA, moments, and the encoders a step needs."""
+        states = self.optimizer.state.values()
+        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return module_bytes(self.transformer) + tensor_bytes(moments) + self.encoder_bytes
+
+
+class Masked(Learner):
+    """The product's step: what `divrl-train cfm` does in an update, by the same functions."""
+
+    def __init__(self, adapter: FluxAdapter, config: CfmConfig, pairs: Pairs) -> None:
+        self.adapter = adapter
+        super().__init__(adapter.transformer, POLICY, config, pairs)
+
+    def loss(self, number: int) -> Tensor:
+        """As of `Learner`."""
+        guidance = self.config.model.guidance_scale
+        return flow_loss(self.adapter, self.draw(number), guidance=guidance, autocast=nullcontext)
+
+    def draw(self, number: int) -> FlowBatch:
+        """Micro-batch `number` with its noise and times."""
+        return draw_batch(
+            self.plan.micro_batch(number),
+            number,
+            source=self.pairs.source,
+            cache=self.pairs.cache,
+            adapter=self.adapter,
+            config=self.config.objective,
+            seed=SEED,
+        )
+
+    def velocity(self, batch: FlowBatch) -> Tensor:
+        """The prediction of the target's tokens (B, N, C)."""
+        ids = self.adapter.target_ids(batch.height, batch.width)
+        x_t = interpolate(batch.x_0, batch.eps, batch.t)
+        return self.adapter.velocity(x_t, batch.t, batch.conditioning, ids, self.config.model.guidance_scale)
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """diffusers' VAE and text encoders of the same pipeline, loaded and used in its own way."""
+
+    vae: AutoencoderTiny
+    text: FluxPipeline
+    text_tokens: int
+
+    @classmethod
+    def load(cls, adapter: FluxAdapter) -> Encoders:
+        """Those of the adapter's pipeline, frozen."""
+        vae = AutoencoderTiny.from_pretrained(str(adapter.folder.part("vae")))
+        text = FluxPipeline.from_pretrained(str(adapter.folder.path), transformer=None, vae=None)
+        for part in (vae, text.text_encoder, text.text_encoder_2):
+            part.requires_grad_(False).to(adapter.dtype)
+        return cls(vae, text, adapter.max_text_tokens)
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Normalised latents (B, 16, H / 8, W / 8) of pictures in [-1, 1]."""
+        latents: Tensor = self.vae.encode(pixels).latents
+        return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def prompts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """T5's embeddings (B, L, D) and CLIP's pooled ones (B, P)."""
+        embeds, pooled, _ = self.text.encode_prompt(
+            captions, prompt_2=None, max_sequence_length=self.text_tokens
+        )
+        return embeds, pooled
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes that each keeps in memory."""
+        parts = {"VAE": self.vae, "CLIP": self.text.text_encoder, "T5": self.text.text_encoder_2}
+        return {name: module_bytes(part) for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Latents (B, 16, h, w) of targets and references, and what the prompts became."""
+
+    target: Tensor
+    reference: Tensor
+    embeds: Tensor
+    pooled: Tensor
+
+
+class Ordinary(Learner):
+    """The rival: diffusers' pattern on one wide picture, the target at the left, the loss on all of it."""
+
+    def __init__(
+        self, transformer: nn.Module, encoders: Encoders, kernel: str, config: CfmConfig, pairs: Pairs
+    ) -> None:
+        super().__init__(transformer, RIVAL_ADAPTER, config, pairs)
+        self.encoders, self.kernel = encoders, kernel
+        self.encoder_bytes = sum(encoders.sizes.values())
+        self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(encoders.text.scheduler.config)
+
+    def inputs(self, number: int) -> Inputs:
+        """Micro-batch `number`, encoded now."""
+        batch, pixels = self.plan.micro_batch(number), self.pairs.pixels
+        embeds, pooled = self.encoders.prompts([item.pair.captions[0] for item in batch])
+        return Inputs(
+            target=self.encoders.latents(torch.cat([pixels[item.target.picture_id] for item in batch])),
+            reference=self.encoders.latents(torch.cat([pixels[item.reference.picture_id] for item in batch])),
+            embeds=embeds,
+            pooled=pooled,
+        )
+
+    def velocity(self, inputs: Inputs, noisy: Tensor, times: Tensor) -> Tensor:
+        """The prediction (B, 16, h, 2 w) of the wide picture whose left half is noisy and whose right half is clean."""
+        wide = torch.cat([noisy, inputs.reference], dim=-1)
+        size, channels, height, width = wide.shape
+        ids = FluxPipeline._prepare_latent_image_ids(size, height // 2, width // 2, wide.device, wide.dtype)
+        with attention_kernel(self.kernel):
+            predicted = self.transformer(
+                hidden_states=FluxPipeline._pack_latents(wide, size, channels, height, width),
+                timestep=times,
+                guidance=torch.full((size,), self.config.model.guidance_scale),
+                pooled_projections=inputs.pooled,
+                encoder_hidden_states=inputs.embeds,
+                txt_ids=torch.zeros(inputs.embeds.shape[1], 3),
+                img_ids=ids,
+                return_dict=False,
+            )[0]
+        return FluxPipeline._unpack_latents(predicted, height * VAE_SCALE, width * VAE_SCALE, VAE_SCALE)
+
+    def loss(self, number: int) -> Tensor:
+        """As of `Learner`."""
+        inputs, objective = self.inputs(number), self.config.objective
+        clean = torch.cat([inputs.target, inputs.reference], dim=-1)
+        noise = torch.randn_like(clean)
+        density = compute_density_for_timestep_sampling(
+            objective.time_density, len(clean), logit_mean=objective.time_mean, logit_std=objective.time_std
+        )
+        indices = (density * self.scheduler.config.num_train_timesteps).long()
+        sigmas = self.scheduler.sigmas[indices][:, None, None, None]
+        noise_beside_target = noise[..., : inputs.target.shape[-1]]
+        noisy = (1.0 - sigmas) * inputs.target + sigmas * noise_beside_target
+        predicted = self.velocity(inputs, noisy, self.scheduler.timesteps[indices] / 1000)
+        weights = compute_loss_weighting_for_sd3(objective.time_density, sigmas)
+        error = weights.float() * (predicted.float() - (noise - clean).float()) ** 2
+        return error.reshape(len(error), -1).mean(dim=1).mean()
+
+
+class OrdinaryCached(Ordinary):
+    """The rival with every picture and caption encoded once, held in memory."""
+
+    def __init__(
+        self, transformer: nn.Module, encoders: Encoders, kernel: str, config: CfmConfig, pairs: Pairs
+    ) -> None:
+        super().__init__(transformer, encoders, kernel, config, pairs)
+        self.encoder_bytes = 0  # a run of its own would have freed them
+        captions = dict.fromkeys(item.pair.captions[0] for item in pairs.sized)
+        self._latents = {name: encoders.latents(pixels) for name, pixels in pairs.pixels.items()}
+        self._prompts = {caption: encoders.prompts([caption]) for caption in captions}
+
+    def inputs(self, number: int) -> Inputs:
+        """Micro-batch `number` as it was encoded before."""
+        batch = self.plan.micro_batch(number)
+        prompts = [self._prompts[item.pair.captions[0]] for item in batch]
+        return Inputs(
+            target=torch.cat([self._latents[item.target.picture_id] for item in batch]),
+            reference=torch.cat([self._latents[item.reference.picture_id] for item in batch]),
+            embeds=torch.cat([embeds for embeds, _ in prompts]),
+            pooled=torch.cat([pooled for _, pooled in prompts]),
+        )
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The three steps on one model, with the same weights at the start."""
+
+    masked: Masked
+    ordinary: Ordinary
+    cached: OrdinaryCached
+
+    @classmethod
+    def make(
+        cls, adapter: FluxAdapter, encoders: Encoders, transformer: nn.Module, config: CfmConfig, pairs: Pairs
+    ) -> Rivals:
+        """Give each a copy of the transformer and one LoRA, whose B is not zero, so that it takes part."""
+        copies = [deepcopy(transformer) for _ in range(2)]
+        adapter.transformer = transformer
+        lora = config.lora
+        add_lora(transformer, lora.rank, lora.resolved_alpha, lora.targets, SEED)
+        generator = torch.Generator().manual_seed(SEED)
+        start = {
+            name: torch.randn(value.shape, generator=generator) * 0.02 if "lora_B" in name else value
+            for name, value in lora_state(transformer).items()
+        }
+        load_lora_state(transformer, start)
+        settings = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.resolved_alpha,  # type: ignore[arg-type]
+            init_lora_weights="gaussian",
+            target_modules=target_pattern(lora.targets),
+        )
+        for copy in copies:
+            copy.requires_grad_(False)
+            copy.add_adapter(settings, adapter_name=RIVAL_ADAPTER)  # type: ignore[operator]
+            copy.train()
+            load_lora_state(copy, start, adapter=RIVAL_ADAPTER)
+        rest = encoders, adapter.attention, config, pairs
+        return cls(
+            Masked(adapter, config, pairs), Ordinary(copies[0], *rest), OrdinaryCached(copies[1], *rest)
+        )
+
+    @property
+    def by_name(self) -> dict[str, Learner]:
+        """In the order of the table; the ratios are to the first."""
+        return {"masked": self.masked, "ordinary": self.ordinary, "ordinary, cached": self.cached}
+
+    @torch.no_grad()
+    def deviation(self) -> float:
+        """The largest difference of the target's prediction, from one noise and one time, over both rivals."""
+        batch = self.masked.draw(0)
+        rows, columns = batch.height // (2 * VAE_SCALE), batch.width // (2 * VAE_SCALE)
+        ours, noise = self.masked.velocity(batch), unpack(batch.eps, rows, columns)
+        worst = 0.0
+        for rival in (self.ordinary, self.cached):
+            inputs = rival.inputs(0)
+            wide = rival.velocity(inputs, interpolate(inputs.target, noise, batch.t), batch.t)
+            left = pack(wide[..., : inputs.target.shape[-1]])
+            worst = max(worst, (left - ours).abs().max().item())
+        return worst
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a step in each repeat, peak bytes within a step, and bytes that stay between steps."""
+
+    seconds: tuple[float, ...]
+    peak_bytes: int
+    standing_bytes: int
+
+
+def measure(learners: Sequence[Learner], repeats: int, clock: Callable[[], float]) -> list[Cost]:
+    """Times one step of each in every repeat, each repeat beginning with another; memory in one more step of each."""
+    for learner in learners:
+        for number in range(WARM_UP_STEPS):
+            learner.step(number)
+    gc.collect()
+    seconds: list[list[float]] = [[] for _ in learners]
+    for repeat in range(repeats):
+        for turn in range(len(learners)):
+            place = (repeat + turn) % len(learners)
+            start = clock()
+            learners[place].step(repeat)
+            seconds[place].append(clock() - start)
+    return [
+        Cost(tuple(taken), peak_bytes(partial(learner.step, 0)), learner.standing_bytes)
+        for learner, taken in zip(learners, seconds, strict=True)
+    ]
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Their bytes together."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of a module's weights and buffers."""
+    return tensor_bytes(module.parameters()) + tensor_bytes(module.buffers())
+
+
+def processor() -> str:
+    """The CPU's name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table_rows(model: str, batch: int, names: Iterable[str], costs: Sequence[Cost]) -> list[str]:
+    """A line of the table for each step; ratios say how many times the masked step's cost it is."""
+    first = costs[0]
+    lines = []
+    for name, cost in zip(names, costs, strict=True):
+        seconds, total = median(cost.seconds), cost.peak_bytes + cost.standing_bytes
+        cells = (
+            model,
+            str(batch),
+            name,
+            f"{seconds:.4f} ({min(cost.seconds):.4f}..{max(cost.seconds):.4f})",
+            f"{seconds / median(first.seconds):.2f}",
+            f"{cost.peak_bytes / 1e6:.1f}",
+            f"{cost.peak_bytes / first.peak_bytes:.2f}",
+            f"{cost.standing_bytes / 1e6:.1f}",
+            f"{total / 1e6:.1f}",
+            f"{total / (first.peak_bytes + first.standing_bytes):.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+@click.command()
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="COUNT")
+@click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True, metavar="COUNT")
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(1, SUBJECTS * 12),
+    multiple=True,
+    default=(1, 8),
+    show_default=True,
+    metavar="PAIRS",
+    help="Batch size; may be given several times.",
+)
+@click.option(
+    "--width-heads",
+    type=click.IntRange(min=1),
+    metavar="HEADS",
+    help="One more row: a random FLUX transformer of 128 x HEADS, at the first batch size (FLUX.1 has 24).",
+)
+@click.option(
+    "--width-blocks",
+    type=click.IntRange(min=1),
+    nargs=2,
+    default=(2, 4),
+    show_default=True,
+    metavar="DOUBLE SINGLE",
+    help="Its blocks (FLUX.1 has 19 and 38).",
+)
+@click.option(
+    "--clock",
+    type=click.Choice(sorted(CLOCKS)),
+    default="wall",
+    show_default=True,
+    help="cpu: processor time of this process, for a machine that has other work.",
+)
+@click.option("--quick", is_flag=True, help="At most 3 repeats.")
+def main(
+    threads: int,
+    repeats: int,
+    batches: tuple[int, ...],
+    width_heads: int | None,
+    width_blocks: tuple[int, int],
+    clock: str,
+    quick: bool,
+) -> None:
+    """Print time and memory of a masked training step against diffusers' ordinary pattern."""
+    diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
+    repeats = min(repeats, 3) if quick else repeats
+    cases: list[tuple[str, int | None, int]] = [(MODEL, None, batch) for batch in batches]
+    if width_heads is not None:
+        cases.append((f"random, {128 * width_heads} wide", width_heads, batches[0]))
+
+    lora = CfmConfig().lora
+    click.echo(
+        f"A training step at {SIZE_PX} px, target and reference; float32; LoRA of rank {lora.rank} on {lora.targets}; "
+        f"AdamW; no gradient checkpointing\nMedian {clock} seconds (min..max) of {repeats} repeats; {threads} "
+        f"thread(s) of a machine with {os.cpu_count()} CPUs ({processor()}); torch {torch.__version__}, "
+        f"diffusers {diffusers.__version__}"
+    )
+    lines, deviations = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = FluxAdapter.load(MODEL)
+        pairs, encoders = Pairs.encode(adapter, Path(folder)), Encoders.load(adapter)
+        for model, heads, batch in cases:
+            adapter = FluxAdapter.load(MODEL)
+            transformer = adapter.transformer
+            if heads is not None:
+                double, single = width_blocks
+                transformer = build_transformer(
+                    seed=SEED, heads=heads, double_blocks=double, single_blocks=single
+                )
+            objective = ObjectiveConfig(batch_size=batch, caption_dropout=0.0)
+            config = CfmConfig(objective=objective)
+            rivals = Rivals.make(adapter, encoders, transformer, config, pairs)
+            deviations.append(rivals.deviation())
+            if not deviations[-1] < TOLERANCE:
+                raise click.ClickException(
+                    f"{model}, batch {batch}: the predictions of the target differ by {deviations[-1]:.1e}, more than "
+                    f"{TOLERANCE:.0e}: these steps are not the same computation"
+                )
+            costs = measure(list(rivals.by_name.values()), repeats, CLOCKS[clock])
+            lines += table_rows(model, batch, rivals.by_name, costs)
+    click.echo(
+        f"Attention kernel of all: {adapter.attention}; with one noise and one time their predictions of the target "
+        f"differ by {max(deviations):.1e} at most (max abs; {TOLERANCE:.0e} is an error)"
+    )
+    parts = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in encoders.sizes.items())
+    cached, pictures = (size / 1e6 for size in pairs.sizes)
+    click.echo(
+        f"Encoders that the ordinary step keeps: {parts}, together {sum(encoders.sizes.values()) / 1e6:.2f} MB\n"
+        f"Data of the {len(pairs.sized)} pairs, in no column: latents and captions {cached:.2f} MB, pictures "
+        f"(ordinary) {pictures:.2f} MB\n"
+        "times: as a multiple of the masked step; peak: within a step, beyond what stays; stays: weights, LoRA, "
+        "moments, encoders\n"
+    )
+    click.echo("| model | batch | step | seconds | times | peak MB | times | stays MB | sum MB | times |")
+    click.echo("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for line in lines:
+        click.echo(line)
+
+
+if __name__ == "__main__":
+    main()
