@@ -122,6 +122,15 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        name = join(prefix, key)
+        named |= flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return named
+
+
 def list_settings(cls: type[Settings], prefix: str = "") -> Iterator[SettingRow]:
     """Every setting of `cls` and of the sections in it, in the order of the file."""
     hints = typing.get_type_hints(cls)

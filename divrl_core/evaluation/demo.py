@@ -21,12 +21,13 @@ from typing import Any
 
 from ..config import to_mapping
 from ..models.model_names import POCKET_FOLDER
+from ..settings import flat
 from ..training.data import ReferenceSet, RunData
 from ..training.files import write_atomic_json
 from .comparison import sheet_of, write_comparisons, write_sheet
 from .demo_pictures import PICTURES, DemoModels, gather_comparisons
 from .demo_settings import DemoPlan, demo_plan
-from .made_with import flat, hashed, model_hashes
+from .made_with import hashed, model_hashes
 from .paired import paired_differences
 from .report import write_report
 from .results import (

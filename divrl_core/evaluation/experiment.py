@@ -22,7 +22,7 @@ from typing import Any
 from ..config import TrainConfig, to_mapping
 from ..config_cfm import CfmConfig
 from ..models.model_names import POCKET_FOLDER
-from ..settings import list_settings
+from ..settings import flat, list_settings
 from ..training.data import RunData
 from ..training.files import write_atomic_json
 from ..training.references import ReferenceSet
@@ -32,7 +32,7 @@ from .experiment_plan import ExperimentPlan
 from .experiment_report import write_experiment_report
 from .experiment_results import read_cell
 from .heldout import HeldOut
-from .made_with import flat, follows_alike, hashed, model_hashes
+from .made_with import follows_alike, hashed, model_hashes
 from .report import write_report
 from .runs import read_rows
 from .stage_runs import anywhere, run_stage

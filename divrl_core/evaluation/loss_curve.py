@@ -38,7 +38,9 @@ def write_loss_curve(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             right.scatter(
                 [xs[best]], [ys[best]], s=90, facecolors="none", edgecolors=COLOURS["ink"], zorder=3
             )
-            right.annotate(f"best: {ys[best]:.4f}", (xs[best], ys[best]), (0, 9), textcoords="offset points")
+            right.annotate(
+                f"best: {ys[best]:.4f}", (xs[best], ys[best]), (0, 9), textcoords="offset points", ha="right"
+            )
         right.margins(x=0.1, y=0.15)
         for axes in (left, right):
             axes.set_xlabel("update")

@@ -41,12 +41,3 @@ def model_hashes(model: Path) -> dict[str, str]:
         f"model/{file.relative_to(model).as_posix()}": hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path for path in model.rglob("*") if path.is_file())
     }
-
-
-def flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    named: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}.{key}"
-        named |= flat(value, name) if isinstance(value, Mapping) else {name: value}
-    return named

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..settings import flat
 from .files import json_ready, write_atomic_folder, write_atomic_json
 
 logger = logging.getLogger("divrl")
@@ -121,7 +122,7 @@ def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], *, don
 
     Raises ValueError naming every changed setting with both values, or when run.updates lies below what is done.
     """
-    before, after = _flat(json_ready(saved)), _flat(json_ready(now))
+    before, after = flat(json_ready(saved)), flat(json_ready(now))
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     listed = ", ".join(
         f"{key} ({before.get(key)} -> {after.get(key)})" for key in changed if key != "run.updates"
@@ -209,13 +210,3 @@ def _age(path: Path) -> tuple[int, bool]:
     """Order of checkpoints: by update, and for one update the published state is the later one."""
     number = path.name.removeprefix("update-").removesuffix(UNPUBLISHED)
     return int(number), not path.name.endswith(UNPUBLISHED)
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
