@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import SizeType, choice, number, output_folder, path, seed_option, text
+from .options import SizeType, choice, device_of, number, output_folder, path, seed_option, text
 
 
 class BlockList(click.ParamType[tuple[str, ...]]):
@@ -52,7 +52,7 @@ class PointList(click.ParamType[tuple[tuple[int, int], ...]]):
         return found
 
 
-@click.group(short_help="Look inside a model: where a picture's points look in its reference.")
+@click.group(short_help="Where a picture's points look in its reference: attention maps.")
 def inspect() -> None:
     """What a model does inside while it makes a picture."""
 
@@ -160,8 +160,6 @@ def attention(
 
     from divrl_core.evaluation.attention_maps import attention_sheet
 
-    from .sample import _device
-
     sheet = attention_sheet(
         model=model,
         reference=reference,
@@ -177,7 +175,7 @@ def attention(
         size_px=size_px,
         layout=layout,
         dtype=dtype,
-        device=_device(device),
+        device=device_of(device),
         output=output,
     )
     click.echo(f"wrote {sheet}")

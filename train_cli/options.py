@@ -132,3 +132,16 @@ class NumberList(click.ParamType[tuple[float, ...]]):
         if len(set(found)) != len(found):
             self.fail(f"names a number twice: {value!r}", param, ctx)
         return found
+
+
+def device_of(name: str) -> str:
+    """The device to run on: auto is a GPU if there is one. Raises ValueError when it cannot be used here."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import NumberList, SizeType, choice, flag, number, numbers, output_folder, path, text
+from .options import NumberList, SizeType, choice, device_of, flag, number, numbers, output_folder, path, text
 
 
 @click.command(short_help="Pictures of a subject, with a LoRA at one or several strengths.")
@@ -119,20 +119,8 @@ def sample(
         size_px=size_px,
         layout=layout,
         dtype=dtype,
-        device=_device(device),
+        device=device_of(device),
         with_scores=scores,
         output=output,
     )
     click.echo(f"wrote {sheet}")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return name

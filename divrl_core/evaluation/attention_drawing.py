@@ -18,7 +18,7 @@ _MARGIN_PX, _GAP_PX, _LINE_PX, _HEADER_PX = 28, 12, 20, 34
 _CELL_PX, _OVERVIEW_PX, _LEGEND_PX, _LEGEND_LINES, _BAR_PX = 224, 296, 320, 12, 16
 _EXPLANATION = (
     "The reference, coloured by how much attention the point's token pays to each of its own in that block, "
-    "mean over heads. Every map has a scale of its own:"
+    "mean over heads. Each map has its own scale:"
 )
 
 

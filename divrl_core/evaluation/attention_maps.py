@@ -16,7 +16,7 @@ from ..training.files import write_atomic_json
 from .attention_drawing import draw_attention
 from .attention_reading import Point, Reading, TokenGrid, read_attention
 from .comparison import write_picture, write_sheet
-from .sample import _check_request, _guidance, _layout, _size, load_reference, lora_file_of
+from .sample import check_request, guidance_of, layout_of, load_reference, lora_file_of, size_of_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def attention_sheet(
 
     Raises FileNotFoundError or ValueError, in one line, before any weights are read where that is possible.
     """
-    _check_request(prompt, (seed,), None, (), steps, size_px)
+    check_request(prompt, (seed,), None, (), steps, size_px)
     if not 0 <= time <= 1:
         raise ValueError(f"time must lie in [0, 1] (1 = noise), got {time:g}")
     lora_path = None if lora is None else lora_file_of(lora)
@@ -72,9 +72,9 @@ def attention_sheet(
 
     lora_file = None if lora_path is None else read_lora(lora_path)
     adapter = FluxAdapter.load(
-        model, dtype=dtype, device=device, revision=revision, layout=_layout(layout, lora_file)
+        model, dtype=dtype, device=device, revision=revision, layout=layout_of(layout, lora_file)
     )
-    height, width = size = _size(size_px, adapter.default_image_size_px)
+    height, width = size = size_of_pictures(size_px, adapter.default_image_size_px)
     chosen = _checked_blocks(adapter, blocks)
     places = _checked_points(points, size)
     subject = load_reference(reference, mask, height, width, is_whole=adapter.layout != "kontext")
@@ -83,13 +83,14 @@ def attention_sheet(
     if lora_file is not None:
         load_for_inference(adapter.transformer, lora_file)
 
+    guidance = guidance_of(guidance_scale, lora_file)
     reading = read_attention(
         adapter,
         conditioning,
         size=size,
         seed=seed,
         steps=steps,
-        guidance=_guidance(guidance_scale, lora_file),
+        guidance=guidance,
         time=time,
         blocks=chosen,
         points=places,
@@ -101,6 +102,7 @@ def attention_sheet(
         "prompt": prompt,
         "seed": seed,
         "steps": steps,
+        "guidance": guidance,
     }
     return _write(output, asked, reading, subject.image, TokenGrid.of(adapter, size).token_px)
 

@@ -71,17 +71,17 @@ def sample_sheet(
 
     Raises FileNotFoundError or ValueError, in one line, before the model is read where that is possible.
     """
-    _check_request(prompt, seeds, lora, strengths, steps, size_px)
+    check_request(prompt, seeds, lora, strengths, steps, size_px)
     lora_path = None if lora is None else lora_file_of(lora)
     from ..models.flux import FluxAdapter
     from ..models.lora_file import read_lora
 
     lora_file = None if lora_path is None else read_lora(lora_path)
     adapter = FluxAdapter.load(
-        model, dtype=dtype, device=device, revision=revision, layout=_layout(layout, lora_file)
+        model, dtype=dtype, device=device, revision=revision, layout=layout_of(layout, lora_file)
     )
-    guidance = _guidance(guidance_scale, lora_file)
-    height, width = _size(size_px, adapter.default_image_size_px)
+    guidance = guidance_of(guidance_scale, lora_file)
+    height, width = size_of_pictures(size_px, adapter.default_image_size_px)
     subject = load_reference(reference, mask, height, width, is_whole=adapter.layout != "kontext")
     conditioning = adapter.encode([prompt], subject.image[None].to(device))
     adapter.drop_encoders()
@@ -145,7 +145,7 @@ def _letterboxed(rgb: Image.Image, mask: NDArray[np.bool_], height: int, width: 
     return Reference(image=letterbox(image, height, width), mask=placed)
 
 
-def _layout(asked: str | None, lora: LoraFile | None) -> str | None:
+def layout_of(asked: str | None, lora: LoraFile | None) -> str | None:
     """The layout asked for, else the LoRA's own; a contradiction is said."""
     if lora is None or lora.layout is None:
         return asked
@@ -159,7 +159,7 @@ def _layout(asked: str | None, lora: LoraFile | None) -> str | None:
     return lora.layout
 
 
-def _guidance(asked: float | None, lora: LoraFile | None) -> float:
+def guidance_of(asked: float | None, lora: LoraFile | None) -> float:
     """The guidance asked for, else that of a cfm LoRA's training, else Kontext's."""
     if asked is not None:
         return asked
@@ -172,7 +172,7 @@ def _guidance(asked: float | None, lora: LoraFile | None) -> float:
     )
 
 
-def _size(asked: tuple[int, int] | int | None, default: int) -> tuple[int, int]:
+def size_of_pictures(asked: tuple[int, int] | int | None, default: int) -> tuple[int, int]:
     """(height, width) of the pictures."""
     return asked if isinstance(asked, tuple) else (asked or default, asked or default)
 
@@ -188,7 +188,7 @@ def lora_file_of(path: Path) -> Path:
     raise FileNotFoundError(f"{path}: no LoRA file and no run folder with lora/best.safetensors in it")
 
 
-def _check_request(
+def check_request(
     prompt: str,
     seeds: Sequence[int],
     lora: Path | None,

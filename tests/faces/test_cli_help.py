@@ -62,6 +62,7 @@ def test_the_commands_of_the_readme_are_there() -> None:
         "convert",
         "sample",
         "score",
+        "inspect attention",
         "demo",
         "report",
         "pocket build",

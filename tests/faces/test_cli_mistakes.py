@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from train_cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = str(ROOT / "docs/pocket-base.jpg")
+INSPECT = ("inspect", "attention", "--reference")
 
 
 def told(*words: str) -> str:
@@ -71,6 +73,23 @@ def told(*words: str) -> str:
         (["cfm", "--set", "run.validation_times=[]"], "needs at least one time"),
         (["explore", "--from", "nowhere"], "there is no run folder or LoRA file nowhere"),
         (["score", "--images", "no", "--reference", "a.png"], "--images: there is no file or folder no"),
+        (["inspect", "attention", "--prompt", "a fox"], "Missing option '--reference'"),
+        ([*INSPECT, "no.png", "--prompt", "a fox"], "--reference: there is no file no.png"),
+        ([*INSPECT, "a", "--prompt", " "], "--prompt must not be empty"),
+        ([*INSPECT, "a", "--prompt", "b", "--layout", "none"], "--layout none leaves the reference out"),
+        ([*INSPECT, "a", "--prompt", "b", "--time", "1.5"], "1.5 is not in the range 0<=x<=1"),
+        ([*INSPECT, "a", "--prompt", "b", "--blocks", "7"], "names such as double.0,single.3, got '7'"),
+        ([*INSPECT, "a", "--prompt", "b", "--blocks", "single.1,single.1"], "names a block twice"),
+        ([*INSPECT, "a", "--prompt", "b", "--points", "64"], "(x,y in pixels), got '64'"),
+        ([*INSPECT, "a", "--prompt", "b", "--points", "1,2 1,2"], "names a point twice: '1,2 1,2'"),
+        (
+            [*INSPECT, REFERENCE, "--prompt", "b", "--points", "1,2 128,0"],
+            "point 128,0 lies outside the picture",
+        ),
+        (
+            [*INSPECT, REFERENCE, "--prompt", "b", "--blocks", "single.9"],
+            "there is no block 'single.9'; there are",
+        ),
         (["report", "nowhere"], "there is no run folder nowhere"),
         (["convert", "nowhere", "lora.bin"], "must end in .safetensors"),
         (["pocket", "build", "--minutes", "0"], "0.0 is not in the range x>0"),
@@ -115,7 +134,7 @@ def test_suppress_names_what_its_source_lacks(tmp_path: Path) -> None:
 
 
 def test_what_belongs_to_the_experiment_needs_it() -> None:
-    assert "--cells belong to the experiment: add --full" in told("demo", "--cells", "cells")
+    assert "--cells belong to the experiments: add --full or --cfm" in told("demo", "--cells", "cells")
     assert "--cells and --minutes belong" in told("demo", "--cells", "cells", "--minutes", "5")
     assert "--full, --cfm and --quick exclude each other" in told("demo", "--full", "--quick")
 
