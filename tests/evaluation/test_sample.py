@@ -79,16 +79,16 @@ def test_pictures_have_the_size_asked_for(tiny_pipeline, fox, tmp_path):
 
 
 def test_the_subject_comes_from_the_mask_or_the_alpha_channel_or_is_everything(tmp_path, fox):
-    assert load_reference(fox, None, 32).mask.float().mean() > 0.8
+    assert load_reference(fox, None, 32, 32).mask.float().mean() > 0.8
     inside = np.zeros((80, 96), dtype=np.uint8)
     inside[30:50, 40:60] = 255
     Image.fromarray(inside).save(tmp_path / "mask.png")
-    masked = load_reference(fox, tmp_path / "mask.png", 80)
+    masked = load_reference(fox, tmp_path / "mask.png", 80, 80)
     assert masked.mask.sum() == 400
     picture = Image.open(fox).convert("RGBA")
     picture.putalpha(Image.fromarray(inside))
     picture.save(tmp_path / "cut-out.png")
-    assert (load_reference(tmp_path / "cut-out.png", None, 80).mask == masked.mask).all()
+    assert (load_reference(tmp_path / "cut-out.png", None, 80, 80).mask == masked.mask).all()
 
 
 def test_an_empty_alpha_channel_is_an_error_as_in_training(tmp_path, fox):
@@ -96,7 +96,7 @@ def test_an_empty_alpha_channel_is_an_error_as_in_training(tmp_path, fox):
     picture.putalpha(0)
     picture.save(tmp_path / "ghost.png")
     with pytest.raises(ValueError, match=r"ghost\.png: the mask is empty") as by_sample:
-        load_reference(tmp_path / "ghost.png", None, 32)
+        load_reference(tmp_path / "ghost.png", None, 32, 32)
     file = PictureFile(str(tmp_path / "ghost.png"), lambda: tmp_path / "ghost.png")
     _, by_training = check_sources([PictureSource("ghost", (), file)])
     assert by_training == [str(by_sample.value)]
@@ -108,9 +108,9 @@ def test_the_log_says_which_mask_was_taken(tmp_path, fox, caplog):
     picture.save(tmp_path / "cut-out.png")
     Image.new("L", picture.size, 255).save(tmp_path / "mask.png")
     with caplog.at_level(logging.INFO, logger="divrl"):
-        load_reference(fox, None, 32)
-        load_reference(tmp_path / "cut-out.png", None, 32)
-        load_reference(fox, tmp_path / "mask.png", 32)
+        load_reference(fox, None, 32, 32)
+        load_reference(tmp_path / "cut-out.png", None, 32, 32)
+        load_reference(fox, tmp_path / "mask.png", 32, 32)
     said = [line.partition(": ")[2] for line in caplog.messages]
     assert said == [
         "the mask is the whole picture",
@@ -153,8 +153,8 @@ def test_a_mask_of_another_size_and_a_damaged_picture_are_named(fox, tmp_path):
     with pytest.raises(
         ValueError, match=r"small\.png: the mask must be as large as its picture, 96 x 80 px, got 10 x 10 px"
     ):
-        load_reference(fox, tmp_path / "small.png", 32)
+        load_reference(fox, tmp_path / "small.png", 32, 32)
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(fox.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"damaged\.png: truncated or damaged"):
-        load_reference(damaged, None, 32)
+        load_reference(damaged, None, 32, 32)
