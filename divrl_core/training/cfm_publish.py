@@ -21,7 +21,7 @@ from .cfm_batches import SizedPair
 from .checkpoint import Best, Tensors
 from .files import copy_atomic, write_atomic_json
 from .latent_cache import LatentCache
-from .pair_set import PairSet
+from .pair_set import PairSet, subjects
 from .run_folder import RunFolder
 from .validation import validate
 
@@ -89,10 +89,11 @@ class CfmPublisher:
         return best, row
 
     def sheet_pairs(self) -> list[SizedPair]:
-        """The first pair of each of the first held-out references: the rows of the sheet."""
-        first = {item.pair.reference_id: item for item in reversed(self.sized)}
-        in_order = dict.fromkeys(item.pair.reference_id for item in self.sized)
-        return [first[name] for name in in_order][: self.config.run.sample_pairs]
+        """The rows of the sheet: the first pair of each subject, then, where these are few, the other pairs."""
+        groups = subjects([item.pair for item in self.sized], lambda name: self.held_out.facts(name).digest)
+        first = {group[0].pair_id for group in groups}
+        in_turn = sorted(self.sized, key=lambda item: item.pair.pair_id not in first)
+        return in_turn[: self.config.run.sample_pairs]
 
     def _validate(self, update: int) -> dict[str, Any]:
         row = validate(

@@ -1,7 +1,7 @@
 """Files that are either the old ones or the new ones, never half of each.
 
-A file is written beside its place as `name.tmp`, flushed to the disk, and renamed over the old one; a folder is
-filled as `name.tmp` and renamed when it is complete.
+A file is written beside its place under a name that ends in .tmp, flushed to the disk, and renamed over the old one;
+a folder is filled as `name.tmp` and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,12 +20,16 @@ def write_atomic_bytes(path: Path | str, data: bytes) -> Path:
     """Write `data` to `path` so that a reader, or a kill, finds the old content or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _unfinished(path)
-    with unfinished.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(unfinished, path)
+    # A name of its own: two runs may write the same entry of a shared cache at once.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with unfinished.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -33,7 +33,7 @@ def open_pairs(config: CfmDataConfig, *, seed: int = 0) -> CfmData:
 
     `seed` chooses the figures trained on in the pocket world. Raises DataProblems (a ValueError) with every problem.
     """
-    problems: list[str] = []
+    problems = _idle_settings(config)
     opened: dict[str, PicturePairs] = {}
     for setting, name in (("data.source", config.source), ("data.held_out", config.held_out)):
         if name is not None and name != POCKET and name not in opened:
@@ -51,6 +51,23 @@ def open_pairs(config: CfmDataConfig, *, seed: int = 0) -> CfmData:
         train=train or _pocket("train", config, seed),
         held_out=_first(held_out, config.held_out_pairs) or _pocket("held_out", config, HELD_OUT_SEED),
     )
+
+
+def _idle_settings(config: CfmDataConfig) -> list[str]:
+    """Settings that would say nothing, a line each."""
+    problems = []
+    if config.held_out not in (None, POCKET) and config.held_out == config.source:
+        problems.append(
+            f"data.held_out: is data.source itself, {config.source}; leave it out to set some pairs apart"
+        )
+    if config.source == POCKET or is_dataset(config.source):
+        kind = "the pocket world" if config.source == POCKET else f"the dataset {config.source}"
+        problems += [
+            f"data.{name}: says nothing about {kind}, which holds its own references; leave it out"
+            for name in ("references", "grid")
+            if getattr(config, name) is not None
+        ]
+    return problems
 
 
 def _open(name: str, setting: str, config: CfmDataConfig, problems: list[str]) -> PicturePairs | None:

@@ -67,8 +67,12 @@ def read_pair_folder(
         return _read_two_folders(FolderFiles(folder), FolderFiles(references))
     if (folder / METADATA_NAME).exists():
         return _read_metadata(FolderFiles(folder))
-    if (folder / TARGET_FOLDER).is_dir() and (folder / REFERENCE_FOLDER).is_dir():
-        return _read_two_folders(FolderFiles(folder / TARGET_FOLDER), FolderFiles(folder / REFERENCE_FOLDER))
+    inner = [folder / TARGET_FOLDER, folder / REFERENCE_FOLDER]
+    if all(path.is_dir() for path in inner):
+        whole = FolderFiles(folder)
+        if all(whole.is_inside(path, str(path)) for path in inner):
+            return _read_two_folders(*map(FolderFiles, inner))
+        return ReadPairs(problems=whole.problems)
     return ReadPairs(
         problems=[
             f"{folder}: no pairs here: needs {METADATA_NAME}, or folders {TARGET_FOLDER}/ and {REFERENCE_FOLDER}/, "

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,13 @@ from divrl_core.models.lora import lora_parameters
 from divrl_core.models.lora_apply import load_for_inference
 from divrl_core.models.lora_file import read_lora
 from divrl_core.models.width_pipeline import FluxWidthPipeline
+from divrl_core.training.cfm_batches import sized_pairs
 from divrl_core.training.cfm_loop import train_cfm
+from divrl_core.training.cfm_publish import CfmPublisher
 from divrl_core.training.checkpoint import latest_checkpoint, load_checkpoint
+from divrl_core.training.latent_cache import LatentCache
 from divrl_core.training.pair_data import CfmData
+from divrl_core.training.run_folder import RunFolder
 
 from .tiny_cfm import CAPTIONS, SIZE_PX, tiny_cfm, toy_data, toy_pairs
 from .tiny_run import rows_of
@@ -265,3 +270,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_pairs_name(
     transformer.save_pretrained(broken / "transformer")
     with pytest.raises(ValueError, match=r"validation: the loss of x is not finite; try a smaller optim\.lr"):
         train_cfm(tiny_cfm(broken), tmp_path / "run", data=toy_data())
+
+
+def test_the_sheet_shows_one_subject_a_row_before_it_shows_one_twice(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    """Pairs a and b share a reference, so they are one subject; c is another."""
+    shared = toy_pairs("abc")
+    pairs = (shared.pairs[0], replace(shared.pairs[1], reference_id="a.reference"), shared.pairs[2])
+    held_out = replace(shared, pairs=pairs)
+    config = tiny_cfm(tiny_pipeline, run={"sample_pairs": 3})
+    publisher = CfmPublisher(
+        config=config,
+        folder=RunFolder(tmp_path),
+        adapter=FluxAdapter.load(str(tiny_pipeline), layout="width"),
+        cache=LatentCache(tmp_path, FluxAdapter.load(str(tiny_pipeline), layout="width")),
+        held_out=held_out,
+        sized=sized_pairs(held_out, SIZE_PX, aspect_buckets=True),
+        autocast=nullcontext,
+        on_progress=lambda phase: None,
+    )
+    assert [item.pair.pair_id for item in publisher.sheet_pairs()] == ["a", "c", "b"]

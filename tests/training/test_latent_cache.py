@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from divrl_core.models.panels import cover, letterbox
+from divrl_core.training.files import write_atomic_bytes
 from divrl_core.training.latent_cache import LatentCache, PanelPicture
 
 from .cached_toys import (
@@ -184,3 +186,16 @@ def test_an_encoder_that_gives_no_finite_numbers_writes_nothing(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"tokens that is not finite; try model\.dtype=float32"):
         cache.encode(TOYS, PANELS, [], is_quiet=True)
     assert not entries(tmp_path / "cache")
+
+
+def test_runs_that_write_one_entry_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "entry.bin"
+
+    def write(number: int) -> None:
+        for _ in range(50):
+            write_atomic_bytes(path, bytes([number]) * 1000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert len(set(path.read_bytes())) == 1 and path.stat().st_size == 1000
+    assert [file.name for file in tmp_path.iterdir()] == ["entry.bin"]

@@ -176,8 +176,6 @@ def test_a_picture_that_is_trained_on_and_held_out_is_an_error(tmp_path: Path) -
     picture(other / "target" / "toy-0.png", 70)
     (line,) = problems_of(source, held_out=str(other))
     assert line == f"{other}: reference/toy-0 is the same picture as target/toy-2 of {source}"
-    found = problems_of(source, held_out=str(source))
-    assert len(found) == 6  # all of them
 
 
 def test_the_pocket_world_may_stand_on_either_side(tmp_path: Path) -> None:

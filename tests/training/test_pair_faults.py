@@ -9,6 +9,7 @@ from PIL import Image
 
 from divrl_core.config_cfm import CfmDataConfig
 from divrl_core.training.pair_data import open_pairs
+from divrl_core.training.references import DataProblems
 
 from .pair_files import pair_folders, picture, pixels, problems_of, write_rows
 
@@ -185,3 +186,29 @@ def test_a_picture_that_breaks_after_the_check_is_named_when_loaded(tmp_path: Pa
     (tmp_path / "reference" / f"{pair.pair_id}.png").write_bytes(b"gone bad")
     with pytest.raises(ValueError, match=r"reference/toy-\d\.png: not a picture"):
         data.train.load(pair.reference_id)
+
+
+def test_settings_that_say_nothing_about_the_source_are_problems(tmp_path: Path) -> None:
+    with pytest.raises(DataProblems) as caught:
+        open_pairs(CfmDataConfig(source="pocket", references=str(tmp_path)))
+    assert caught.value.lines == (
+        "data.references: says nothing about the pocket world, which holds its own references; leave it out",
+    )
+    (tmp_path / "pairs.parquet").touch()
+    with pytest.raises(DataProblems, match=r"data\.grid: says nothing about the dataset .*pairs\.parquet"):
+        open_pairs(CfmDataConfig(source=str(tmp_path / "pairs.parquet"), grid="2x2"))
+
+
+def test_a_folder_held_out_from_itself_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(DataProblems, match=r"data\.held_out: is data\.source itself"):
+        open_pairs(CfmDataConfig(source=str(tmp_path), held_out=str(tmp_path)))
+
+
+def test_a_folder_of_targets_that_is_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "pairs"
+    outside.mkdir()
+    (folder / "reference").mkdir(parents=True)
+    (folder / "target").symlink_to(outside)
+    with pytest.raises(DataProblems) as caught:
+        open_pairs(CfmDataConfig(source=str(folder)))
+    assert len(caught.value.lines) == 1 and "points outside the folder" in caught.value.lines[0]

@@ -15,7 +15,7 @@ from divrl_core.config_cfm import CfmConfig, CfmOptimConfig, CfmRunConfig, Objec
 from divrl_core.training.pair_data import CfmData
 from divrl_core.training.pair_set import PictureFacts, TrainingPair, digest_of
 
-SIZE_PX = 32
+SIZE_PX = 48  # the smallest whose lying panels are not square: 32 x 64
 CAPTIONS = ("a toy fox on a blue floor", "a toy robot with red arms")
 
 
