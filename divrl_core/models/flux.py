@@ -155,9 +155,19 @@ class FluxAdapter:
 
     # Encoding and decoding
 
-    def encode_text(self, prompts: Sequence[str], *, micro_batch: int = 16) -> TextEmbeddings:
-        """Encode prompts with CLIP and T5, which are loaded if they are not in memory."""
-        return self._text.encode(prompts, micro_batch=micro_batch)
+    def encode_text(
+        self, prompts: Sequence[str], *, micro_batch: int = 16, warns: bool = True
+    ) -> TextEmbeddings:
+        """Encode prompts with CLIP and T5, which are loaded if they are not in memory.
+
+        `warns`: say in the log how many are cut; a caller of many calls says it once by `warn_of_cut_prompts`.
+        """
+        return self._text.encode(prompts, micro_batch=micro_batch, warns=warns)
+
+    def warn_of_cut_prompts(self, prompts: Sequence[str]) -> None:
+        """Say in the log how many prompts are longer than `max_text_tokens`; nothing when none is."""
+        if prompts:
+            self._text.warn_of_cut_prompts(prompts)
 
     def encode_images(self, images: Tensor, *, micro_batch: int = 8) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] -> clean normalised tokens (B, N, C) in the model's dtype."""

@@ -58,17 +58,18 @@ class TextEncoders:
         )
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str], *, micro_batch: int = 16) -> TextEmbeddings:
+    def encode(self, prompts: Sequence[str], *, micro_batch: int = 16, warns: bool = True) -> TextEmbeddings:
         """Encode prompts, padded or cut to `max_tokens` T5 tokens.
 
         No attention mask is used, as FLUX was trained: the padding takes part, so a model must see one length
-        in training and in use.
+        in training and in use. With `warns` prompts that are cut are counted in the log.
         """
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"encode_text: needs a list of one or more prompts, got {prompts!r}")
         clip_ids = _token_ids(self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length)
         t5_ids = _token_ids(self._t5_tokenizer, prompts, self.max_tokens)
-        self._warn_of_cut_prompts(prompts)
+        if warns:
+            self.warn_of_cut_prompts(prompts)
         pooled = [
             self._clip(ids.to(self._device)).pooler_output for ids in torch.split(clip_ids, micro_batch)
         ]
@@ -87,7 +88,8 @@ class TextEncoders:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _warn_of_cut_prompts(self, prompts: Sequence[str]) -> None:
+    def warn_of_cut_prompts(self, prompts: Sequence[str]) -> None:
+        """Say in the log how many prompts are longer than `max_tokens`; nothing when none is."""
         lengths = [len(ids) for ids in self._t5_tokenizer(list(prompts), verbose=False).input_ids]
         cut = sum(length > self.max_tokens for length in lengths)
         if cut:

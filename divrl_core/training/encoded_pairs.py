@@ -43,8 +43,9 @@ class EncodedPairs:
         pairs = tuple(pairs)
         prompts = [p for p in dict.fromkeys(pair.prompt for pair in pairs) if p not in self._texts]
         ids = [i for i in dict.fromkeys(pair.reference_id for pair in pairs) if i not in self._references]
+        self._adapter.warn_of_cut_prompts(prompts)
         for prompt in tqdm(prompts, desc="prompts", disable=is_quiet, leave=False):
-            self._texts[prompt] = self._adapter.encode_text([prompt]).to("cpu")
+            self._texts[prompt] = self._adapter.encode_text([prompt], warns=False).to("cpu")
         for reference_id in tqdm(ids, desc="references", disable=is_quiet, leave=False):
             reference = references.load(reference_id, self._size_px)
             self._references[reference_id] = self._adapter.encode_images(reference.image[None]).to("cpu")

@@ -72,9 +72,10 @@ class LatentCache:
         missing_captions = [
             text for text in dict.fromkeys(captions) if self._is_missing(self.caption_path(text))
         ]
+        self._adapter.warn_of_cut_prompts(missing_captions)
         for text in tqdm(missing_captions, desc="captions", disable=is_quiet, leave=False):
             on_progress()
-            encoded = self._adapter.encode_text([text])
+            encoded = self._adapter.encode_text([text], warns=False)
             self._write(
                 self.caption_path(text), {"prompt_embeds": encoded.prompt_embeds, "pooled": encoded.pooled}
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.panels import cover, letterbox
 from divrl_core.training.files import write_atomic_bytes
 from divrl_core.training.latent_cache import LatentCache, PanelPicture
@@ -199,3 +200,13 @@ def test_runs_that_write_one_entry_at_once_do_not_disturb_each_other(tmp_path: P
         list(pool.map(write, range(4)))
     assert len(set(path.read_bytes())) == 1 and path.stat().st_size == 1000
     assert [file.name for file in tmp_path.iterdir()] == ["entry.bin"]
+
+
+def test_captions_that_are_cut_are_counted_once(
+    tiny_pipeline: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = LatentCache(tmp_path, FluxAdapter.load(str(tiny_pipeline), max_text_tokens=4))
+    with caplog.at_level(logging.WARNING, logger="divrl"):
+        cache.encode(TOYS, [], ["a toy fox on a blue floor", "a", "a toy robot with red arms"])
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("2 of 3 prompts are longer than max_text_tokens=4")
