@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from safetensors.torch import load_file
 
 from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.lora import lora_parameters
@@ -30,9 +27,6 @@ from divrl_core.training.run_folder import RunFolder
 
 from .tiny_cfm import CAPTIONS, SIZE_PX, tiny_cfm, toy_data, toy_pairs
 from .tiny_run import rows_of
-
-# Looks at a picture's facts, of some fifty in a run: while pictures are encoded, and in three of the updates.
-LOOKS = (8, 26, 32, 38)
 
 
 @pytest.fixture(scope="module")
@@ -93,56 +87,6 @@ def test_the_header_says_layout_settings_and_alpha_and_the_scale_is_folded_in(un
     assert (lora.rank, lora.alpha) == (4, 4.0)  # null is the rank here, so nothing had to be folded
     average = load_checkpoint(latest_checkpoint(unbroken / "checkpoint")).average  # type: ignore[arg-type]
     assert all(torch.equal(lora.tensors[name], average[name]) for name in average)
-
-
-def equal_runs(one: Path, other: Path) -> None:
-    """The same weights, moments and averages bit for bit, the same rows but for seconds."""
-    for name in ("lora/last.safetensors", "lora/best.safetensors"):
-        mine, theirs = load_file(one / name), load_file(other / name)
-        assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
-    states = [load_checkpoint(latest_checkpoint(run / "checkpoint")) for run in (one, other)]  # type: ignore[arg-type]
-    for part in ("parameters", "average", "optimizer"):
-        mine, theirs = (getattr(state, part) for state in states)
-        assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine), part
-    for kind in ("train", "heldout"):
-        rows = [[{**row, "seconds": 0} for row in rows_of(run, kind)] for run in (one, other)]
-        assert rows[0] == rows[1]
-
-
-@pytest.mark.parametrize("look", LOOKS)
-def test_a_run_stopped_by_ctrl_c_anywhere_and_resumed_equals_the_unbroken_run(
-    tiny_pipeline: Path, unbroken: Path, tmp_path: Path, look: int
-) -> None:
-    looks = 0
-
-    def interrupt() -> None:
-        nonlocal looks
-        looks += 1
-        if looks == look:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    output, config = tmp_path / "run", tiny_cfm(tiny_pipeline)
-    with pytest.raises(KeyboardInterrupt):
-        train_cfm(config, output, data=toy_data(on_facts=interrupt))
-    train_cfm(config, output, data=toy_data(), resume=True)
-    equal_runs(output, unbroken)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "prodigy"])
-def test_each_optimizer_goes_on_exactly_from_a_shorter_run(
-    tiny_pipeline: Path, tmp_path: Path, optimizer: str
-) -> None:
-    settings = {"name": optimizer, "lr": 1.0 if optimizer == "prodigy" else 1e-3}
-    long = tiny_cfm(tiny_pipeline, optim=settings, lora={"rank": 32})
-    # What is due at the last update is due in the longer run too, so that both write the same.
-    short = replace(long, run=replace(long.run, updates=2, sample_every_updates=2))
-    long = replace(long, run=replace(long.run, sample_every_updates=2))
-    train_cfm(long, tmp_path / "whole", data=toy_data())
-    train_cfm(short, tmp_path / "parts", data=toy_data())
-    train_cfm(long, tmp_path / "parts", data=toy_data(), resume=True)
-    equal_runs(tmp_path / "parts", tmp_path / "whole")
-    weights = load_file(tmp_path / "whole" / "lora" / "last.safetensors")
-    assert any(value.any() for name, value in weights.items() if "lora_B" in name)
 
 
 def test_gradients_of_two_micro_batches_are_their_mean(tiny_pipeline: Path, tmp_path: Path) -> None:
