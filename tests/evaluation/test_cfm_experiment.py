@@ -17,6 +17,7 @@ from divrl_core.evaluation.experiment import Sources, run_experiment
 from divrl_core.evaluation.experiment_plan import BASE, Arm, ExperimentPlan
 from divrl_core.evaluation.experiment_results import Cell, Results
 from divrl_core.training.data import RunData
+from train_cli.config_file import resolve
 
 from .toy_references import ToyReferences, tiny_stage
 
@@ -123,3 +124,10 @@ def test_the_committed_page_says_what_the_committed_cells_say() -> None:
     results = Results.read(CFM / "cells", ORDER)
     assert results.models, "docs/cfm/cells holds the experiment"
     assert (CFM / "experiment.md").read_text(encoding="utf-8") == page(results, has_sheet=True)
+
+
+def test_the_shipped_settings_are_those_of_the_masked_arm() -> None:
+    config = resolve("cfm", config_file=CFM / "pocket.yaml", kind=CfmConfig)
+    masked = cfm_plan(seed=0, threads=None).arm(MASKED).config
+    shared = {"save_every_updates": 50, "sample_every_updates": 600}
+    assert replace(config, run=replace(config.run, **shared)) == masked
