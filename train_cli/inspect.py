@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .options import SizeType, choice, device_of, number, output_folder, path, seed_option, text
+from .options import device_of, number, output_folder, seed_option
+from .picture_options import check_subject, sampling_options, subject_options
 
 
 class BlockList(click.ParamType[tuple[str, ...]]):
@@ -58,21 +59,7 @@ def inspect() -> None:
 
 
 @inspect.command(short_help="Heat maps of the attention from points of a picture to its reference.")
-@path("--reference", metavar="PICTURE", help="The subject's picture.")
-@path(
-    "--mask",
-    metavar="PICTURE",
-    absent="alpha channel, else the whole picture",
-    help="The subject in it; only the framing uses it.",
-)
-@text("--prompt", metavar="TEXT", help="What to show it doing, or where.")
-@text(
-    "--model",
-    metavar="FOLDER_OR_ID",
-    default="pocket",
-    help="A FLUX pipeline: folder, hub id, pocket or pocket-text-to-image (embedded).",
-)
-@path("--lora", metavar="FILE_OR_RUN", absent="none", help="LoRA file, or a run folder (its best).")
+@subject_options
 @click.option(
     "--points",
     metavar='"X,Y X,Y ..."',
@@ -95,36 +82,7 @@ def inspect() -> None:
     help="The step nearest to this time is read; 1 is noise, 0 the finished picture.",
 )
 @seed_option("Seed of the picture, the same as in sample.")
-@number("--steps", metavar="STEPS", kind=click.IntRange(min=1), default=28, help="Sampling steps.")
-@number(
-    "--guidance",
-    metavar="NUMBER",
-    kind=click.FloatRange(min=0),
-    absent="2.5, or a cfm LoRA's own",
-    help="The embedded guidance.",
-)
-@click.option(
-    "--size",
-    "size_px",
-    metavar="PX|WIDTHxHEIGHT",
-    type=SizeType(),
-    show_default="the model's own",
-    help="Side of a square picture, or width and height, in pixels; multiples of 16.",
-)
-@click.option(
-    "--layout",
-    metavar="NAME",
-    type=click.Choice(("kontext", "width", "diagonal", "none")),
-    show_default="the LoRA's, else the pipeline's",
-    help="Where the reference lies: kontext, width (masked CFM) or diagonal; none is refused.",
-)
-@choice("--dtype", "float32", "bfloat16", "float16", help="Precision of the model.")
-@text(
-    "--device",
-    metavar="NAME",
-    default="auto",
-    help="Where it runs: cpu, cuda, mps; auto = a GPU if there is one.",
-)
+@sampling_options
 @output_folder("runs/inspect", "Where attention.jpg, attention.json and the two pictures are written.")
 def attention(
     reference: Path,
@@ -150,13 +108,9 @@ def attention(
     divrl-train inspect attention --reference fox.png --prompt "a toy fox on a blue floor" \\
         --points "64,40 80,100" --blocks double.0,single.3
     """
-    if not prompt.strip():
-        raise ValueError("--prompt must not be empty")
     if layout == "none":
         raise ValueError("--layout none leaves the reference out: there is no attention to it to look at")
-    for option, file in (("--reference", reference), ("--mask", mask), ("--lora", lora)):
-        if file is not None and not file.exists():
-            raise FileNotFoundError(f"{option}: there is no file {file}")
+    check_subject(reference, mask, prompt, lora)
 
     from divrl_core.evaluation.attention_maps import attention_sheet
 

@@ -6,30 +6,12 @@ from pathlib import Path
 
 import click
 
-from .options import NumberList, SizeType, choice, device_of, flag, number, numbers, output_folder, path, text
+from .options import NumberList, device_of, flag, numbers, output_folder
+from .picture_options import check_subject, sampling_options, subject_options
 
 
 @click.command(short_help="Pictures of a subject, with a LoRA at one or several strengths.")
-@path("--reference", metavar="PICTURE", help="The subject's picture.")
-@path(
-    "--mask",
-    metavar="PICTURE",
-    absent="alpha channel, else the whole picture",
-    help="The subject in it; only --scores and the framing use it.",
-)
-@text("--prompt", metavar="TEXT", help="What to show it doing, or where.")
-@text(
-    "--model",
-    metavar="FOLDER_OR_ID",
-    default="pocket",
-    help="A FLUX pipeline: folder, hub id, pocket or pocket-text-to-image (embedded).",
-)
-@path(
-    "--lora",
-    metavar="FILE_OR_RUN",
-    absent="none",
-    help="LoRA file, or a run folder (its best); the sheet shows it beside the base model.",
-)
+@subject_options
 @numbers(
     "--strength",
     "strengths",
@@ -43,36 +25,7 @@ from .options import NumberList, SizeType, choice, device_of, flag, number, numb
     default="0,1,2,3",
     help="Seeds, a column each; the same seed is the same noise in every row.",
 )
-@number("--steps", metavar="STEPS", kind=click.IntRange(min=1), default=28, help="Sampling steps.")
-@number(
-    "--guidance",
-    metavar="NUMBER",
-    kind=click.FloatRange(min=0),
-    absent="2.5, or a cfm LoRA's own",
-    help="The embedded guidance.",
-)
-@click.option(
-    "--size",
-    "size_px",
-    metavar="PX|WIDTHxHEIGHT",
-    type=SizeType(),
-    show_default="the model's own",
-    help="Side of square pictures, or width and height, in pixels; multiples of 16.",
-)
-@click.option(
-    "--layout",
-    metavar="NAME",
-    type=click.Choice(("kontext", "width", "diagonal", "none")),
-    show_default="the LoRA's, else the pipeline's",
-    help="Where the reference lies: kontext, width (masked CFM), diagonal, or none (left out).",
-)
-@choice("--dtype", "float32", "bfloat16", "float16", help="Precision of the model.")
-@text(
-    "--device",
-    metavar="NAME",
-    default="auto",
-    help="Where it runs: cpu, cuda, mps; auto = a GPU if there is one.",
-)
+@sampling_options
 @flag("--scores", "Write nSSM and VSM under each picture.")
 @output_folder("runs/sample", "Where pictures and sheet.jpg are written.")
 def sample(
@@ -98,11 +51,7 @@ def sample(
     divrl-train sample --reference fox.png --prompt "a toy fox on a blue floor" \\
         --lora runs/suppress/lora/best.safetensors --strength 0.5,1.0
     """
-    if not prompt.strip():
-        raise ValueError("--prompt must not be empty")
-    for option, file in (("--reference", reference), ("--mask", mask), ("--lora", lora)):
-        if file is not None and not file.exists():
-            raise FileNotFoundError(f"{option}: there is no file {file}")
+    check_subject(reference, mask, prompt, lora)
 
     from divrl_core.evaluation.sample import sample_sheet
 

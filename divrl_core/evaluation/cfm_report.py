@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ..training.files import write_atomic_bytes, write_atomic_text
 from .cfm_plan import ATTENTION, FULL, MASKED, MODULATION, TEXT_ONLY, UPDATES
-from .experiment_charts import png_of
+from .experiment_charts import draw_model, png_of
 from .experiment_plan import BASE
 from .experiment_report import expectations_table, models_table, paired_table
 from .experiment_results import TURNED, Expected, OverSeeds, PairedOverSeeds, Results
@@ -148,15 +148,5 @@ def _moved(results: Results, text: str, after: str, before: str, measure: str, s
 
 def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
     for name in results.models:
-        points = [(cell.measures[across], cell.measures[up]) for cell in results.cells(name)]
-        points = [point for point in points if all(map(math.isfinite, point))]
-        if not points:
-            continue
-        xs, ys = zip(*points, strict=True)
-        axes.scatter(xs, ys, s=14, color=COLOUR[name], alpha=0.5, linewidths=0)
-        mean = (sum(xs) / len(xs), sum(ys) / len(ys))
-        axes.scatter(*mean, s=80, color=COLOUR[name], edgecolors=COLOURS["paper"], linewidths=1.5, zorder=3)
-        axes.annotate(
-            name, mean, (7, 5), textcoords="offset points", color=COLOUR[name], fontweight="bold", zorder=4
-        )
+        draw_model(axes, results, name, (across, up), colour=COLOUR[name], label=name)
     axes.margins(x=0.25, y=0.14)

@@ -95,29 +95,30 @@ def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
         )  # fmt: skip
     for name in results.models:
         colour = COLOURS["linear" if name in line else name]
-        seeds = [(cell.measures[across], cell.measures[up]) for cell in results.cells(name)]
-        seeds = [point for point in seeds if all(map(math.isfinite, point))]
-        if seeds:
-            xs, ys = zip(*seeds, strict=True)
-            axes.scatter(xs, ys, s=14, color=colour, alpha=0.5, linewidths=0)
-        if all(map(math.isfinite, means[name])):
-            axes.scatter(
-                [means[name][0]],
-                [means[name][1]],
-                s=80,
-                color=colour,
-                edgecolors=COLOURS["paper"],
-                linewidths=1.5,
-                zorder=3,
-            )
-            axes.annotate(
-                _LABELS.get(name, name), means[name], (7, 5), textcoords="offset points",
-                color=colour, fontweight="bold", zorder=4,
-            )  # fmt: skip
+        draw_model(axes, results, name, (across, up), colour=colour, label=_LABELS.get(name, name))
     axes.margins(y=0.14)
     axes.set_xlim(-0.06, 1.28)  # shares, and room for the names
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
+
+
+def draw_model(
+    axes: Axes, results: Results, name: str, plane: tuple[str, str], *, colour: str, label: str
+) -> None:
+    """A model in the plane of two measures: a small dot a seed, a large one with its name for the mean."""
+    points = [(cell.measures[plane[0]], cell.measures[plane[1]]) for cell in results.cells(name)]
+    points = [point for point in points if all(map(math.isfinite, point))]
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axes.scatter(xs, ys, s=14, color=colour, alpha=0.5, linewidths=0)
+    mean = (results.measure(name, plane[0]).mean, results.measure(name, plane[1]).mean)
+    if all(map(math.isfinite, mean)):
+        axes.scatter(
+            [mean[0]], [mean[1]], s=80, color=colour, edgecolors=COLOURS["paper"], linewidths=1.5, zorder=3
+        )
+        axes.annotate(
+            label, mean, (7, 5), textcoords="offset points", color=colour, fontweight="bold", zorder=4
+        )
 
 
 def png_of(figure: Figure) -> bytes:

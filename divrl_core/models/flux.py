@@ -20,6 +20,7 @@ from ..flow.sde import ode_step
 from .attention import attention_kernel, checkpoint_blocks, kernel_name
 from .components import load_module
 from .conditioning import Conditioning, TextEmbeddings
+from .flux_inputs import check_batch, model_time
 from .hub import PipelineFolder, open_pipeline
 from .latents import LatentCodec
 from .layout import NO_REFERENCE, Canvas, canvas, grid_ids, reference_ids, text_ids
@@ -255,7 +256,7 @@ class FluxAdapter:
         Arguments as in `velocity`. The reference's tokens go in clean and come back as they were: the canvas holds
         them bit for bit.
         """
-        _check_batch(x_t, conditioning, target_ids)
+        check_batch(x_t, conditioning, target_ids)
         whole = canvas(
             x_t.to(self.dtype),
             target_ids,
@@ -265,7 +266,7 @@ class FluxAdapter:
         with attention_kernel(self.attention):
             prediction: Tensor = self.transformer(
                 hidden_states=whole.tokens,
-                timestep=_model_time(t, x_t),
+                timestep=model_time(t, x_t),
                 guidance=self._guidance(guidance, x_t),
                 pooled_projections=conditioning.pooled.to(self.dtype),
                 encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
@@ -318,30 +319,6 @@ class FluxAdapter:
         if not self.has_guidance:
             return None
         return torch.full((len(x_t),), guidance, dtype=torch.float32, device=x_t.device)
-
-
-def _model_time(t: float | Tensor, x_t: Tensor) -> Tensor:
-    """Time in [0, 1] as FluxTransformer2DModel takes it, (B,): it multiplies by 1000 itself."""
-    time = torch.as_tensor(t, dtype=torch.float32, device=x_t.device)
-    if time.ndim > 1 or (time.ndim == 1 and len(time) != len(x_t)):
-        raise ValueError(
-            f"velocity: t must be one number or one for each of {len(x_t)} samples, got {tuple(time.shape)}"
-        )
-    if isinstance(t, float | int) and not 0 <= t <= 1:
-        raise ValueError(f"velocity: t must lie in [0, 1] (1 = noise), got {t}")
-    return time.expand(len(x_t))
-
-
-def _check_batch(x_t: Tensor, conditioning: Conditioning, target_ids: Tensor) -> None:
-    if x_t.ndim != 3 or len(x_t) != len(conditioning):
-        raise ValueError(
-            f"velocity: x_t must be ({len(conditioning)}, N, C) like its conditioning, got {tuple(x_t.shape)}"
-        )
-    if tuple(target_ids.shape) != (x_t.shape[1], 3):
-        raise ValueError(
-            f"velocity: target_ids must be ({x_t.shape[1]}, 3), a row for each token of x_t, "
-            f"got {tuple(target_ids.shape)}"
-        )
 
 
 def _transformer_config(folder: PipelineFolder) -> dict[str, Any]:

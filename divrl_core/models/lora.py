@@ -199,6 +199,17 @@ def load_lora_state(transformer: nn.Module, state: Mapping[str, Tensor], *, adap
 
 
 @contextmanager
+def with_lora_state(transformer: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside this block the policy adapter has these weights (its average, say); afterwards its own, bit for bit."""
+    own = lora_state(transformer)
+    load_lora_state(transformer, state)
+    try:
+        yield
+    finally:
+        load_lora_state(transformer, own)
+
+
+@contextmanager
 def disabled_lora(transformer: nn.Module) -> Iterator[None]:
     """Inside this block the transformer is the base model, bit for bit, whatever adapters it holds."""
     with _switched(transformer, lambda layer: layer.enable_adapters(False)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..evaluation.sheets import SheetRow, contact_sheet
 from ..flow.noise import keyed_noise
 from ..models.flux import FluxAdapter
 from ..models.layout import NO_REFERENCE
-from ..models.lora import load_lora_state, lora_state
+from ..models.lora import with_lora_state
 from ..models.panels import letterbox
 from .cfm_batches import SizedPair
 from .checkpoint import Best, Tensors
@@ -79,7 +79,7 @@ class CfmPublisher:
             path = self.folder.numbered_lora(update)
             numbered = self.folder.write_lora(path, average, self.config, layout=self.adapter.layout)
             copy_atomic(numbered, self.folder.last_lora)
-        with self._with_weights(average):
+        with with_lora_state(self.adapter.transformer, average):
             if due.validation:
                 row = self._validate(update)
             if due.sheet:
@@ -150,16 +150,6 @@ class CfmPublisher:
             return best
         copy_atomic(self.folder.numbered_lora(update), self.folder.best_lora)
         return Best(update=update, score=score)
-
-    @contextmanager
-    def _with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        transformer = self.adapter.transformer
-        own = lora_state(transformer)
-        load_lora_state(transformer, weights)
-        try:
-            yield
-        finally:
-            load_lora_state(transformer, own)
 
 
 def _square(picture: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ cannot differ between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -20,10 +20,9 @@ from ..models.flux import FluxAdapter
 from ..models.lora import (
     REFERENCE,
     disabled_lora,
-    load_lora_state,
     lora_parameters,
-    lora_state,
     using_adapter,
+    with_lora_state,
 )
 
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -105,13 +104,6 @@ class Policy:
         with self.autocast():
             return self.adapter.decode(tokens, self.size_px, self.size_px)
 
-    @contextmanager
-    def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    def with_weights(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """Inside this block the LoRA has these weights (the average, say); afterwards its own again, bit for bit."""
-        transformer = self.adapter.transformer
-        own = lora_state(transformer)
-        load_lora_state(transformer, weights)
-        try:
-            yield
-        finally:
-            load_lora_state(transformer, own)
+        return with_lora_state(self.adapter.transformer, weights)
