@@ -73,6 +73,11 @@ def _records(runs: Sequence[Path], demo: Path | None) -> list[RunRecord]:
     if demo is not None:
         return [read_run(demo / "explore"), read_run(demo / "suppress")]
     records = [read_run(path) for path in runs]
+    for record in records:
+        if record.stage == "cfm":
+            raise ValueError(
+                f"{record.path} is a cfm run, which has no report: see its loss.png and samples/"
+            )
     if len(records) == 1 and records[0].stage == "suppress":
         parent = find_parent(records[0])
         if parent is not None:

@@ -53,12 +53,6 @@ def is_run_folder(path: Path) -> bool:
     return (path / "settings.yaml").is_file() or (path / "metrics.jsonl").is_file()
 
 
-def is_cfm_run(path: Path) -> bool:
-    """Whether the folder holds a run of masked flow matching, which has losses in place of rewards."""
-    settings, _ = _read_settings(path / "settings.yaml")
-    return settings.get("stage") == "cfm"
-
-
 def is_demo_folder(path: Path) -> bool:
     """Whether the folder holds the two stages of a demo."""
     return is_run_folder(path / "explore") and is_run_folder(path / "suppress")
@@ -72,8 +66,6 @@ def read_run(path: Path) -> RunRecord:
     """
     if not path.is_dir():
         raise FileNotFoundError(f"run folder not found: {path}; give the folder that divrl-train wrote to")
-    if is_cfm_run(path):
-        raise ValueError(f"{path} is a cfm run, which has no report: see its loss.png and samples/")
     if not is_run_folder(path):
         raise ValueError(
             f"{path} is not a run folder: it has no settings.yaml and no metrics.jsonl; give runs/NAME"

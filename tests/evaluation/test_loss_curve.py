@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from divrl_core.evaluation.loss_curve import smoothed, write_loss_curve
-from divrl_core.evaluation.runs import read_run
+from divrl_core.evaluation.report import write_report
 
 
 def heldout(update: int, loss: float) -> dict[str, float | str | None]:
@@ -35,5 +36,6 @@ def test_before_the_first_update_there_is_a_picture_too(tmp_path: Path) -> None:
 
 def test_a_report_of_a_cfm_run_says_where_to_look(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("stage: cfm\n")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(heldout(0, 0.6)) + "\n")
     with pytest.raises(ValueError, match=r"is a cfm run, which has no report: see its loss.png and samples/"):
-        read_run(tmp_path)
+        write_report([tmp_path], tmp_path / "report.html")
