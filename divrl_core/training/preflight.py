@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import ModelConfig, TrainConfig
 from ..models.hub import open_pipeline
@@ -14,7 +15,9 @@ from ..models.lora_file import check_layout, read_lora
 from ..models.model_names import POCKET_FOLDER, POCKETS, is_hub_id
 from .data import DataProblems, RunData, open_data
 from .model_files import pipeline_problems
-from .run_folder import RunSettings
+
+if TYPE_CHECKING:
+    from .run_folder import RunSettings
 
 logger = logging.getLogger("divrl")
 
