@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config_cfm import CfmConfig
 from ..models.hub import open_pipeline
-from ..models.lora_size import LoraSize, lora_size, transformer_on_meta
 from ..models.model_names import POCKETS
 from .optimizer import missing_package
 from .pair_data import CfmData, open_pairs
 from .preflight import lora_problems, model_problems, raise_problems, tracker_problems
 from .references import DataProblems
+
+if TYPE_CHECKING:
+    from ..models.lora_size import LoraSize
 
 logger = logging.getLogger("divrl")
 
@@ -46,6 +49,8 @@ def size_of_lora(config: CfmConfig) -> LoraSize | None:
     """
     if config.model.path not in POCKETS and not Path(config.model.path).expanduser().is_dir():
         return None
+    from ..models.lora_size import lora_size, transformer_on_meta  # imports diffusers
+
     transformer = transformer_on_meta(open_pipeline(config.model.path).part("transformer"))
     size = lora_size(transformer, config.lora.targets, config.lora.rank)
     if not size.linears:

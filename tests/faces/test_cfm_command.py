@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 
 from divrl_core.models.lora_file import read_lora
 from train_cli.main import cli
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def divrl_train(*words: str | Path) -> Result:
@@ -205,3 +209,18 @@ def test_every_setting_of_cfm_is_listed_with_its_meaning() -> None:
     ):
         assert name in listed
     assert "grpo." not in listed
+
+
+def test_the_pairs_are_checked_before_any_model_library_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from divrl_core.config_cfm import CfmConfig, CfmDataConfig\n"
+        "from divrl_core.training.cfm_preflight import check_cfm\n"
+        "try:\n    check_cfm(CfmConfig(data=CfmDataConfig(source=sys.argv[1])))\n"
+        "except ValueError as error:\n    print(error)\n"
+        "assert not {'diffusers', 'transformers', 'peft'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "no pairs here: needs metadata.jsonl" in done.stdout
