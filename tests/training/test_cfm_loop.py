@@ -235,3 +235,21 @@ def test_the_sheet_shows_one_subject_a_row_before_it_shows_one_twice(
         on_progress=lambda phase: None,
     )
     assert [item.pair.pair_id for item in publisher.sheet_pairs()] == ["a", "c", "b"]
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_run(tiny_pipeline: Path, tmp_path: Path) -> None:
+    runs = []
+    for is_on in (False, True):
+        config = tiny_cfm(tiny_pipeline, model={"gradient_checkpointing": is_on}, run={"updates": 3})
+        train_cfm(config, tmp_path / str(is_on), data=toy_data())
+        runs.append([(row["loss"], row["grad_norm"]) for row in rows_of(tmp_path / str(is_on))])
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("layout", ["kontext", "diagonal", "none"])
+def test_every_layout_can_be_trained(tiny_pipeline: Path, tmp_path: Path, layout: str) -> None:
+    config = tiny_cfm(tiny_pipeline, model={"layout": layout}, run={"updates": 1})
+    lora = read_lora(train_cfm(config, tmp_path / "run", data=toy_data()).last_lora)
+    assert lora.layout == layout
+    (row,) = rows_of(tmp_path / "run")
+    assert row["grad_norm"] > 0
