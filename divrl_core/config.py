@@ -290,6 +290,14 @@ class TrainConfig(Settings):
                 "reward.kind is nssm in stage suppress: nothing holds the identity; "
                 "take reward.kind=gated (eq. 9)"
             )
+        if self.data.source == "pocket" and self.model.is_of_the_hub:
+            lines.append(
+                "data.source is pocket, the toy world, but the model is of the hub: name your pictures in data.source"
+            )
+        if self.optim.name == "prodigy" and self.optim.lr < 0.1:
+            lines.append(
+                f"optim.lr multiplies the rate that prodigy finds: {self.optim.lr:g} is small, take 1"
+            )
         if self.run.eval_every_updates > self.run.updates:
             lines.append(
                 f"run.eval_every_updates is {self.run.eval_every_updates}, run.updates {self.run.updates}: "

@@ -40,7 +40,7 @@ class CfmDataConfig(Settings):
         None, "A folder like the source for validation alone; null = some of the source are set apart."
     )
     held_out_pairs: int = setting(
-        64, "How many pairs are validated on, their subjects never trained on.", at_least=1
+        64, "How many pairs are validated on; no picture of them is trained on.", at_least=1
     )
     target_column: str = setting("target", "The dataset's column with the target picture.")
     reference_column: str = setting("reference", "The dataset's column with the reference picture.")
@@ -65,6 +65,9 @@ class CfmDataConfig(Settings):
                 raise ValueError(
                     "data.grid and data.references exclude each other: a grid holds its own references"
                 )
+
+        elif self.grid_gap_px:
+            raise ValueError("data.grid_gap_px says nothing without data.grid (2x2)")
 
     @property
     def grid_shape(self) -> tuple[int, int] | None:
@@ -110,6 +113,13 @@ class ObjectiveConfig(Settings):
         at_least=0,
         below=1,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_shift is not None and self.time_density != "shifted":
+            raise ValueError(
+                "objective.time_shift belongs to objective.time_density=shifted, got " + self.time_density
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +215,11 @@ class CfmConfig(Settings):
                 f"{name} cannot be trained: without loss scaling the LoRA's gradients vanish; "
                 f"take {'bfloat16 or float32' if self.model.dtype == 'float16' else 'bf16 or no'}"
             )
-        if self.model.layout == "none" and self.objective.reference_dropout:
-            raise ValueError(
-                "objective.reference_dropout says nothing in model.layout=none: there is no reference"
-            )
+        if self.model.layout == "none" and (
+            self.objective.reference_dropout or self.objective.loss == "full"
+        ):
+            idle = "reference_dropout" if self.objective.reference_dropout else "loss=full"
+            raise ValueError(f"objective.{idle} says nothing in model.layout=none: there is no reference")
 
     @classmethod
     def completed(cls, mapping: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -232,6 +243,15 @@ class CfmConfig(Settings):
             lines.append(
                 "objective.loss is full: the model also learns to draw the reference again, which the paper found to "
                 "copy (CHARIS .652 against .750)"
+            )
+        if self.data.source == "pocket" and self.model.is_of_the_hub:
+            lines.append(
+                "data.source is pocket, the toy world, but the model is of the hub: name your pairs in data.source"
+            )
+        if self.model.dtype == "bfloat16" and self.run.mixed_precision == "no":
+            lines.append(
+                "run.mixed_precision is no: the LoRA's products are made in float32, on a GPU far slower than "
+                "bf16 at high ranks"
             )
         if self.model.layout == "none":
             lines.append("model.layout is none: the references are left out, this trains text to image alone")

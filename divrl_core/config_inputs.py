@@ -56,6 +56,11 @@ class ModelConfig(Settings):
         if self.image_size_px is not None and self.image_size_px % 16:
             raise ValueError(f"model.image_size_px must be a multiple of 16, got {self.image_size_px}")
 
+    @property
+    def is_of_the_hub(self) -> bool:
+        """Whether the path has the form owner/name, as repositories on the hub have; no file is looked at."""
+        return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", self.path) is not None and self.path[:5] != "runs/"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig(Settings):
@@ -65,7 +70,7 @@ class LoraConfig(Settings):
 
     rank: int = setting(64, "Rank of each adapter pair.", at_least=1)
     alpha: float | None = setting(
-        None, "The adapter is scaled by alpha / rank; null = twice the rank.", above=0
+        None, "The adapter is scaled by alpha / rank; null = twice the rank (in cfm: the rank).", above=0
     )
     targets: str = setting(
         "attention+ffn",

@@ -131,16 +131,22 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return named
 
 
-def list_settings(cls: type[Settings], prefix: str = "") -> Iterator[SettingRow]:
-    """Every setting of `cls` and of the sections in it, in the order of the file."""
+def list_settings(
+    cls: type[Settings], prefix: str = "", defaults: Settings | None = None
+) -> Iterator[SettingRow]:
+    """Every setting of `cls` and of the sections in it, in the order of the file.
+
+    A section's defaults are those of the instance that the class above has for it.
+    """
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, path = hints[field.name], join(prefix, field.name)
+        default = field.default if defaults is None else getattr(defaults, field.name)
         if isinstance(hint, type) and issubclass(hint, Settings):
-            yield from list_settings(hint, path)
+            yield from list_settings(hint, path, default if isinstance(default, Settings) else None)
         else:
             help, unit = field.metadata.get("help", ""), field.metadata.get("unit", "")
-            yield SettingRow(path, describe_type(hint), field.default, unit, help)
+            yield SettingRow(path, describe_type(hint), default, unit, help)
 
 
 def describe_type(hint: Any) -> str:

@@ -12,7 +12,8 @@ from divrl_core.config_cfm import CfmConfig
 from .config_file import resolve, resolve_resumed, to_yaml
 from .interruption import resumable
 from .options import path
-from .stage import refuse_used_folder, stage_options
+from .stage import has_checkpoint, refuse_used_folder, stage_options
+from .suppress import find_lora, inherited_start
 
 if TYPE_CHECKING:
     from divrl_core.training.pair_data import CfmData
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     "init_lora",
     metavar="RUN_OR_LORA",
     absent="a fresh one",
-    help="Continue from a cfm run's best LoRA or a file, as pairs do from grids.",
+    help="Continue from a cfm run's best LoRA or a file, with its model and adapter, as pairs do from grids.",
 )
 @stage_options("runs/cfm", CfmConfig)
 def cfm(
@@ -45,10 +46,16 @@ def cfm(
 
     Killed at any moment, the run goes on with the same command and --resume.
     """
+    if resume and init_lora is not None:
+        raise click.UsageError(
+            "--resume goes on with the run in --output: leave out --init-lora", click.get_current_context()
+        )
     if resume and config_file is None:
         config = resolve_resumed("cfm", output, overrides, CfmConfig)
     else:
-        inherited = {} if init_lora is None else {"run": {"init_lora": str(_lora_file(init_lora))}}
+        inherited = None
+        if init_lora is not None:
+            inherited = inherited_start(init_lora, find_lora(init_lora, "best", "--init-lora"))
         config = resolve(
             "cfm", config_file=config_file, overrides=overrides, inherited=inherited, kind=CfmConfig
         )
@@ -56,9 +63,9 @@ def cfm(
 
     from divrl_core.training.cfm_preflight import check_cfm
 
-    data = check_cfm(config)
-    for line in plan_lines(config, data):
-        click.echo(f"# {line}", err=not dry_run)
+    data = check_cfm(config, is_resumed=resume and has_checkpoint(output))
+    for line in plan_lines(config, data) if dry_run else ():
+        click.echo(f"# {line}")
     for line in config.advice():
         click.echo(f"warning: {line}", err=True)
     if dry_run:
@@ -74,7 +81,7 @@ def cfm(
 
 def plan_lines(config: CfmConfig, data: CfmData) -> list[str]:
     """What the run will train on, for how long, and what its LoRA takes."""
-    from divrl_core.training.cfm_preflight import size_of_lora
+    from divrl_core.training.cfm_preflight import lora_line, size_of_lora
 
     objective, run, pairs = config.objective, config.run, len(data.train.pairs)
     seen = run.updates * objective.batch_size * objective.accumulation
@@ -85,25 +92,8 @@ def plan_lines(config: CfmConfig, data: CfmData) -> list[str]:
     ]
     size = size_of_lora(config)
     if size is None:
-        return [*lines, f"LoRA: rank {config.lora.rank}; its size is known once the model is here"]
-    return [
-        *lines,
-        f"LoRA: {size.linears} linear layers, rank {config.lora.rank}: {size.parameters / 1e6:,.1f} M parameters; "
-        f"file {_bytes(size.file_bytes())}, in training {_bytes(size.training_bytes(config.optim.name))} "
-        f"(weights, gradients, {config.optim.name}; float32), {_bytes(size.average_bytes())} of average on the CPU",
-    ]
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _lora_file(source: Path) -> Path:
-    """The file itself, or a run's best."""
-    if source.is_dir() and (source / "lora" / "best.safetensors").is_file():
-        return source / "lora" / "best.safetensors"
-    if not source.is_file():
-        raise FileNotFoundError(
-            f"--init-lora: there is no LoRA file, and no run with lora/best.safetensors, {source}"
-        )
-    return source
+        return [
+            *lines,
+            f"LoRA: rank {config.lora.rank}; its size is told once the model is here, before it loads",
+        ]
+    return [*lines, lora_line(config, size)]

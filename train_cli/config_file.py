@@ -31,9 +31,31 @@ def resolve(
     """The settings of a new run. Raises ValueError or FileNotFoundError naming file and setting."""
     from_file = load_yaml(config_file) if config_file else {}
     check_stage(from_file, stage, str(config_file))
-    mapping = apply_overrides(merge(inherited or {}, from_file), overrides, parse=parse_value)
+    merged = merge(inherited or {}, from_file)
+    _keep_start(merged, inherited or {}, from_file, str(config_file))
+    mapping = apply_overrides(merged, overrides, parse=parse_value)
     check_stage(mapping, stage, "--set")
     return from_mapping(kind, {**mapping, "stage": stage}, str(config_file or "settings"))
+
+
+def _keep_start(
+    merged: dict[str, Any], inherited: Mapping[str, Any], from_file: Mapping[str, Any], where: str
+) -> None:
+    """The LoRA named on the command line holds, also where the file has init_lora: null, as every written one has."""
+    start = _init_lora(inherited)
+    if start is None:
+        return
+    given = _init_lora(from_file)
+    if given not in (None, start):
+        raise ValueError(
+            f"{where}: run.init_lora is {given}, the command line says {start}; leave one of them out"
+        )
+    merged["run"]["init_lora"] = start
+
+
+def _init_lora(mapping: Mapping[str, Any]) -> Any:
+    run = mapping.get("run")
+    return run.get("init_lora") if isinstance(run, Mapping) else None
 
 
 def resolve_resumed(

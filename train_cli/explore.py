@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from .config_file import resolve, resolve_resumed
 from .options import path
 from .stage import run_stage, stage_options
-from .suppress import find_lora, inherited_settings
+from .suppress import find_lora, inherited_start
 
 
 @click.command(short_help="Stage 1: train for structure that differs from the reference.")
@@ -41,21 +40,13 @@ def explore(
 
     Killed at any moment, the run goes on with the same command and --resume.
     """
+    if resume and source is not None:
+        raise click.UsageError(
+            "--resume goes on with the run in --output: leave out --from", click.get_current_context()
+        )
     if resume and config_file is None:
         config = resolve_resumed("explore", output, overrides)
     else:
         inherited = None if source is None else inherited_start(source, find_lora(source, "best"))
         config = resolve("explore", config_file=config_file, overrides=overrides, inherited=inherited)
     run_stage(config, output, resume=resume, dry_run=dry_run)
-
-
-def inherited_start(source: Path, lora: Path) -> dict[str, Any]:
-    """Model and adapter of the run that made a LoRA, which explore goes on from."""
-    settings = inherited_settings(source, lora)
-    model = {**settings.get("model", {})}
-    if "layout" in model and model["layout"] is None:
-        from divrl_core.models.lora_file import read_lora
-
-        model["layout"] = read_lora(lora).layout
-    kept = {"model": model, "lora": settings.get("lora", {})}
-    return {**{name: values for name, values in kept.items() if values}, "run": {"init_lora": str(lora)}}

@@ -88,7 +88,7 @@ def attention(
     reference: Path,
     mask: Path | None,
     prompt: str,
-    model: str,
+    model: str | None,
     lora: Path | None,
     points: tuple[tuple[int, int], ...] | None,
     blocks: tuple[str, ...] | None,

@@ -24,6 +24,7 @@ SECTIONS = {
 }
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names)
 MISTAKES = (ValueError, OSError, ImportError)
+SMALLER = "take smaller micro-batches (grpo.micro_batch, objective.batch_size), pictures or rank, or bfloat16"
 
 
 class CommandLine(click.Group):
@@ -76,6 +77,12 @@ class CommandLine(click.Group):
         except click.Abort:
             click.echo("divrl-train: interrupted", err=True)
             sys.exit(130)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError" or os.environ.get("DIVRL_TRACEBACK"):
+                raise
+            fail(
+                f"divrl-train: the GPU's memory does not suffice ({str(error).partition('. ')[0]}); {SMALLER}"
+            )
         except MISTAKES as error:
             if os.environ.get("DIVRL_TRACEBACK") or _is_our_own(error):
                 raise

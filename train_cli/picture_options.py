@@ -26,7 +26,7 @@ def subject_options(command: Command) -> Command:
         text(
             "--model",
             metavar="FOLDER_OR_ID",
-            default="pocket",
+            absent="what the LoRA was trained on, else pocket",
             help="A FLUX pipeline: folder, hub id, pocket or pocket-text-to-image (embedded).",
         ),
         path(

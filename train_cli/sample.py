@@ -32,7 +32,7 @@ def sample(
     reference: Path,
     mask: Path | None,
     prompt: str,
-    model: str,
+    model: str | None,
     lora: Path | None,
     strengths: tuple[float, ...],
     seeds: tuple[int, ...],

@@ -69,7 +69,7 @@ def run_stage(config: TrainConfig, output: Path, *, resume: bool, dry_run: bool)
 
     from divrl_core.training.preflight import check
 
-    data = check(config)
+    data = check(config, is_resumed=resume and has_checkpoint(output))
     if dry_run:
         _print_plan(config, data)
         return
@@ -90,6 +90,11 @@ def refuse_used_folder(output: Path, *, resume: bool, dry_run: bool) -> None:
     """Raises ValueError when a new run would begin in a folder that holds one."""
     if not resume and not dry_run and (output / SETTINGS_NAME).exists():
         raise ValueError(f"{output} already holds a run; go on with it by --resume, or name another --output")
+
+
+def has_checkpoint(output: Path) -> bool:
+    """Whether a run can go on from a state of its own."""
+    return any((output / "checkpoint").glob("update-*/state.json"))
 
 
 def _write_report(output: Path) -> None:

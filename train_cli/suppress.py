@@ -59,19 +59,19 @@ def suppress(
     run_stage(config, output, resume=resume, dry_run=dry_run)
 
 
-def find_lora(source: Path, checkpoint: str) -> Path:
+def find_lora(source: Path, checkpoint: str, option: str = "--from") -> Path:
     """The LoRA file that `source` means: itself, or a run folder's. Raises FileNotFoundError, ValueError."""
     if source.is_file():
         return source
     if not source.exists():
-        raise FileNotFoundError(f"--from: there is no run folder or LoRA file {source}")
+        raise FileNotFoundError(f"{option}: there is no run folder or LoRA file {source}")
     if (source / "adapter_config.json").is_file():
         raise ValueError(
-            f"--from: {source} is a raw PEFT folder; first: divrl-train convert {source} NAME.safetensors"
+            f"{option}: {source} is a raw PEFT folder; first: divrl-train convert {source} NAME.safetensors"
         )
     lora = source / "lora" / f"{checkpoint}.safetensors"
     if not lora.is_file():
-        raise FileNotFoundError(f"--from: {source} is no run with a lora/{checkpoint}.safetensors in it")
+        raise FileNotFoundError(f"{option}: {source} is no run with a lora/{checkpoint}.safetensors in it")
     return lora
 
 
@@ -89,3 +89,15 @@ def inherited_settings(source: Path, lora: Path) -> dict[str, Any]:
         if isinstance(kept.get(name), dict):
             kept[name] = {key: value for key, value in kept[name].items() if key not in keys}
     return kept
+
+
+def inherited_start(source: Path, lora: Path) -> dict[str, Any]:
+    """Model and adapter of the run that made a LoRA, and the LoRA itself: what cfm and explore go on from."""
+    settings = inherited_settings(source, lora)
+    model = {**settings.get("model", {})}
+    if "layout" in model and model["layout"] is None:
+        from divrl_core.models.lora_file import read_lora
+
+        model["layout"] = read_lora(lora).layout
+    kept = {"model": model, "lora": settings.get("lora", {})}
+    return {**{name: values for name, values in kept.items() if values}, "run": {"init_lora": str(lora)}}

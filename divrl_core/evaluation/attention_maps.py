@@ -16,7 +16,8 @@ from ..training.files import write_atomic_json
 from .attention_drawing import draw_attention
 from .attention_reading import Point, Reading, TokenGrid, read_attention
 from .comparison import write_picture, write_sheet
-from .sample import check_request, guidance_of, layout_of, load_reference, lora_file_of, size_of_pictures
+from .lora_request import guidance_of, is_letterboxed, model_of, open_model, size_of_pictures
+from .sample import check_request, load_reference, lora_file_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ DEFAULT_PLACES = ((3 / 8, 1 / 3), (5 / 8, 1 / 3), (1 / 2, 1 / 2), (3 / 8, 2 / 3)
 
 def attention_sheet(
     *,
-    model: str = "pocket",
+    model: str | None = None,
     reference: Path,
     mask: Path | None = None,
     prompt: str,
@@ -66,18 +67,18 @@ def attention_sheet(
     if not 0 <= time <= 1:
         raise ValueError(f"time must lie in [0, 1] (1 = noise), got {time:g}")
     lora_path = None if lora is None else lora_file_of(lora)
-    from ..models.flux import FluxAdapter
     from ..models.lora_apply import load_for_inference
     from ..models.lora_file import read_lora
 
     lora_file = None if lora_path is None else read_lora(lora_path)
-    adapter = FluxAdapter.load(
-        model, dtype=dtype, device=device, revision=revision, layout=layout_of(layout, lora_file)
-    )
-    height, width = size = size_of_pictures(size_px, adapter.default_image_size_px)
+    model = model_of(model, lora_file)
+    adapter = open_model(model, lora_file, layout=layout, dtype=dtype, device=device, revision=revision)
+    height, width = size = size_of_pictures(size_px, adapter, lora_file)
     chosen = _checked_blocks(adapter, blocks)
     places = _checked_points(points, size)
-    subject = load_reference(reference, mask, height, width, is_whole=adapter.layout != "kontext")
+    subject = load_reference(
+        reference, mask, height, width, is_whole=is_letterboxed(adapter.layout, lora_file)
+    )
     conditioning = adapter.encode([prompt], subject.image[None].to(device))
     adapter.drop_encoders()
     if lora_file is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .comparison import write_picture, write_sheet
+from .lora_request import guidance_of, is_letterboxed, model_of, open_model, size_of_pictures
 from .sheets import ComparisonRow, comparison_sheet, score_caption
 
 if TYPE_CHECKING:
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("divrl")
 
 SHEET_NAME = "sheet.jpg"
-KONTEXT_GUIDANCE = 2.5
 MASK_WORDS = {"alpha": "its alpha channel", "whole picture": "the whole picture"}
 Decoded = TypeVar("Decoded")
 
 
 def sample_sheet(
     *,
-    model: str = "pocket",
+    model: str | None = None,
     reference: Path,
     mask: Path | None = None,
     prompt: str,
@@ -60,29 +60,29 @@ def sample_sheet(
     With a LoRA the base model's pictures come first, so that they stand beside the LoRA's. The files in
     `output` are sheet.jpg, base_seed-0.png, strength-1_seed-0.png, ...
 
-    Args: model: "pocket", "pocket-text-to-image", a folder or a hub id. reference: the picture of the subject,
-    framed as in training (`load_reference`). mask: the subject in it; None = its alpha channel, or the whole picture if
-    it has none. prompt: what to show. seeds: one picture each, 0 or above, all different. lora: a LoRA file, or a run
-    folder (its best LoRA); None = the model as it is. strengths: how much of the LoRA; 0 is the base model, 1 the LoRA
-    as trained. steps: sampling steps. guidance_scale: the embedded guidance; None = what a cfm LoRA was trained with,
-    else 2.5. size_px: side of the pictures, or (height, width); None = the model's own. layout: where the reference
-    lies; None = as the LoRA was trained, else the pipeline's own. with_scores: write nSSM and VSM below each picture,
-    by the default reward backbone.
+    Args: model: "pocket", "pocket-text-to-image", a folder or a hub id; None = what the LoRA was trained on, else
+    pocket. reference: the picture of the subject, framed as in training. mask: the subject in it; None = its alpha
+    channel, or the whole picture if it has none. prompt: what to show. seeds: one picture each, 0 or above, all
+    different. lora: a LoRA file, or a run folder (its best LoRA); None = the model as it is. strengths: how much of
+    the LoRA; 0 is the base model, 1 the LoRA as trained. steps: sampling steps. guidance_scale: the embedded
+    guidance; None = what a cfm LoRA was trained with, else 2.5. size_px: side of the pictures, or (height, width);
+    None = the LoRA's, else the model's own. layout: where the reference lies; None = as the LoRA was trained, else
+    the pipeline's own. with_scores: write nSSM and VSM below each picture, by the default reward backbone.
 
     Raises FileNotFoundError or ValueError, in one line, before the model is read where that is possible.
     """
     check_request(prompt, seeds, lora, strengths, steps, size_px)
     lora_path = None if lora is None else lora_file_of(lora)
-    from ..models.flux import FluxAdapter
     from ..models.lora_file import read_lora
 
     lora_file = None if lora_path is None else read_lora(lora_path)
-    adapter = FluxAdapter.load(
-        model, dtype=dtype, device=device, revision=revision, layout=layout_of(layout, lora_file)
-    )
+    model = model_of(model, lora_file)
+    adapter = open_model(model, lora_file, layout=layout, dtype=dtype, device=device, revision=revision)
     guidance = guidance_of(guidance_scale, lora_file)
-    height, width = size_of_pictures(size_px, adapter.default_image_size_px)
-    subject = load_reference(reference, mask, height, width, is_whole=adapter.layout != "kontext")
+    height, width = size_of_pictures(size_px, adapter, lora_file)
+    subject = load_reference(
+        reference, mask, height, width, is_whole=is_letterboxed(adapter.layout, lora_file)
+    )
     conditioning = adapter.encode([prompt], subject.image[None].to(device))
     adapter.drop_encoders()
 
@@ -143,38 +143,6 @@ def _letterboxed(rgb: Image.Image, mask: NDArray[np.bool_], height: int, width: 
             f"the object vanishes at {width} x {height} px: its mask has {int(mask.sum())} pixels"
         )
     return Reference(image=letterbox(image, height, width), mask=placed)
-
-
-def layout_of(asked: str | None, lora: LoraFile | None) -> str | None:
-    """The layout asked for, else the LoRA's own; a contradiction is said."""
-    if lora is None or lora.layout is None:
-        return asked
-    if asked is not None and asked != lora.layout:
-        logger.warning(
-            "%s was trained with the reference in layout %s, the pictures are made in layout %s: it was never taught "
-            "to read a reference there",
-            lora.path, lora.layout, asked,
-        )  # fmt: skip
-        return asked
-    return lora.layout
-
-
-def guidance_of(asked: float | None, lora: LoraFile | None) -> float:
-    """The guidance asked for, else that of a cfm LoRA's training, else Kontext's."""
-    if asked is not None:
-        return asked
-    settings = {} if lora is None else lora.settings
-    is_cfm = settings.get("stage") == "cfm"
-    return (
-        float(settings.get("model", {}).get("guidance_scale", KONTEXT_GUIDANCE))
-        if is_cfm
-        else KONTEXT_GUIDANCE
-    )
-
-
-def size_of_pictures(asked: tuple[int, int] | int | None, default: int) -> tuple[int, int]:
-    """(height, width) of the pictures."""
-    return asked if isinstance(asked, tuple) else (asked or default, asked or default)
 
 
 def lora_file_of(path: Path) -> Path:

@@ -103,7 +103,10 @@ def add_lora(
             "a FLUX transformer with diffusers' module names is needed"
         )
     transformer.requires_grad_(False)
-    inject_adapter(transformer, adapter, rank=rank, alpha=alpha, pattern=target_pattern(targets))
+    exactly = "|".join(
+        map(re.escape, modules)
+    )  # a pattern of one's own may match norms too, which peft refuses
+    inject_adapter(transformer, adapter, rank=rank, alpha=alpha, pattern=exactly)
     _start_weights(transformer, adapter, seed)
     return modules
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from .lora import target_modules
 
-# A trained parameter in float32: weight, gradient, the running average kept on the CPU, and AdamW's two moments
-# (two bytes where these are held in 8 bits).
-WEIGHT, GRADIENT, MOMENTS, MOMENTS_8BIT, AVERAGE = 4, 4, 8, 2, 4
+# Bytes of a trained parameter in float32: weight, gradient, running average, and what the optimizer holds of it.
+WEIGHT, GRADIENT, AVERAGE = 4, 4, 4
+MOMENTS = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,15 @@ class LoraSize:
 
     def training_bytes(self, optimizer: str = "adamw") -> int:
         """Bytes on the training device: weights, gradients and the optimizer's moments."""
-        moments = {"adamw": MOMENTS, "adamw8bit": MOMENTS_8BIT, "prodigy": 2 * MOMENTS}[optimizer]
-        return self.parameters * (WEIGHT + GRADIENT + moments)
+        return self.parameters * (WEIGHT + GRADIENT + MOMENTS[optimizer])
 
     def average_bytes(self) -> int:
-        """Bytes of the running average, on the CPU."""
+        """Bytes of the running average, on the training device too."""
         return self.parameters * AVERAGE
+
+    def checkpoint_bytes(self, optimizer: str = "adamw") -> int:
+        """Bytes of a checkpoint: weights, average and moments; as much on the CPU while it is written."""
+        return self.parameters * (WEIGHT + AVERAGE + MOMENTS[optimizer])
 
 
 def lora_size(transformer: nn.Module, targets: str, rank: int) -> LoraSize:

@@ -2,7 +2,7 @@
 
 One canvas has two panels of one size. The target is resized until it covers its panel and its middle is kept; the
 reference is letterboxed: all of it stays, nothing is stretched, and the bars take the mean colour of the two edges
-they touch. Trainer, sampler and ComfyUI node call the same functions.
+they touch. Trainer, samplers and the diffusers pipeline call the same functions.
 """
 
 from __future__ import annotations

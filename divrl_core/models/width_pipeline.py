@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import FluxKontextPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from .layout import width_ids
@@ -36,6 +36,7 @@ class FluxWidthPipeline(FluxKontextPipeline):  # type: ignore[misc]
         *,
         height: int = 512,
         width: int = 512,
+        guidance_scale: float = 1.0,
         max_sequence_length: int = 128,
         **settings: Any,
     ) -> Any:
@@ -46,7 +47,8 @@ class FluxWidthPipeline(FluxKontextPipeline):  # type: ignore[misc]
                 pictures from the prompt alone.
             prompt: what to show.
             height, width: of the pictures, multiples of 16 px.
-            max_sequence_length: T5 tokens of the prompt; 128 as in training.
+            guidance_scale: embedded; 1 as in training, 2.5 to 3.5 is common on FLUX.1-dev.
+            max_sequence_length: T5 tokens of the prompt; as in training (model.max_text_tokens), 128.
             settings: anything else that FluxKontextPipeline takes.
 
         Raises ValueError when a side is no multiple of 16.
@@ -54,12 +56,16 @@ class FluxWidthPipeline(FluxKontextPipeline):  # type: ignore[misc]
         if height % 16 or width % 16:
             raise ValueError(f"height and width must be multiples of 16 px, got {height} x {width}")
         panels = None if image is None else _panels(image, height, width)
+        count = settings.get("num_images_per_prompt", 1)
+        if panels is not None and len(panels) > 1:  # prompts come as a, a, b, b, and so must their references
+            panels = panels.repeat_interleave(count, dim=0)
         area = {"max_area": height * width, "_auto_resize": False}
         return super().__call__(
             image=panels,
             prompt=prompt,
             height=height,
             width=width,
+            guidance_scale=guidance_scale,
             max_sequence_length=max_sequence_length,
             **area,
             **settings,
@@ -84,7 +90,11 @@ def _panels(image: Reference, height: int, width: int) -> Tensor:
 
 
 def _tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+    """The picture upright and, where it is transparent, on white, as in training."""
+    rgba = ImageOps.exif_transpose(picture).convert("RGBA")
+    canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    canvas.alpha_composite(rgba)
+    return torch.from_numpy(np.array(canvas.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def _grid(ids: Tensor) -> tuple[int, int]:

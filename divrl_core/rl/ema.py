@@ -1,4 +1,4 @@
-"""The running average of the trained weights, kept apart from them on the CPU."""
+"""The running average of the trained weights: apart from them on the CPU, or in place beside them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ def ema_update(shadow: Mapping[str, Tensor], params: Mapping[str, Tensor], decay
     Raises:
         ValueError: names or shapes that differ, or a decay outside [0, 1].
     """
+    _check(shadow, params, decay)
+    return {name: _blend(name, shadow[name], params[name], decay) for name in shadow}
+
+
+def ema_update_(shadow: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
+    """`ema_update` in place, where the average lies beside the weights: no copy of either is made.
+
+    For adapters of billions of weights, which no update could wait to see copied. Raises as `ema_update` does.
+    """
+    _check(shadow, params, decay)
+    with torch.no_grad():
+        averages, weights = [shadow[name] for name in shadow], [params[name] for name in shadow]
+        torch._foreach_mul_(averages, decay)
+        torch._foreach_add_(averages, weights, alpha=1 - decay)
+
+
+def _check(shadow: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
     if not 0 <= decay <= 1:
         raise ValueError(f"ema decay must lie in [0, 1], got {decay}")
     if shadow.keys() != params.keys():
@@ -35,7 +52,6 @@ def ema_update(shadow: Mapping[str, Tensor], params: Mapping[str, Tensor], decay
             f"ema: average and weights must have the same names; {len(differing)} differ, "
             f"{differing[0]!r} first"
         )
-    return {name: _blend(name, shadow[name], params[name], decay) for name in shadow}
 
 
 def _blend(name: str, average: Tensor, value: Tensor, decay: float) -> Tensor:

@@ -49,7 +49,7 @@ class BatchPlan:
     """The micro-batches of a run, a pure function of (pairs, batch size, seed).
 
     In every epoch each size's pairs are shuffled anew and dealt into micro-batches, whose order is shuffled too. The
-    last micro-batch of a size is filled up from the start of that size's own shuffle.
+    last micro-batch of a size holds what is left, so that every pair comes once an epoch.
     """
 
     def __init__(self, pairs: Sequence[SizedPair], batch_size: int, seed: int) -> None:
@@ -75,9 +75,8 @@ class BatchPlan:
         for size, bucket in self._buckets.items():
             order = sorted(bucket, key=lambda item: self._hash(f"{epoch}/{item.pair.pair_id}"))
             for start in range(0, len(order), self._batch_size):
-                places = range(start, start + self._batch_size)
                 key = self._hash(f"{epoch}/{size}/{start}")
-                batches.append((key, tuple(order[place % len(order)] for place in places)))
+                batches.append((key, tuple(order[start : start + self._batch_size])))
         return [batch for _, batch in sorted(batches, key=lambda item: item[0])]
 
     def _hash(self, text: str) -> bytes:

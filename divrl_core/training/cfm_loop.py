@@ -16,11 +16,14 @@ from tqdm import tqdm
 from ..config import to_mapping
 from ..config_cfm import CfmConfig
 from ..evaluation.loss_curve import write_loss_curve
+from ..models.fingerprint import component_fingerprint
 from ..models.flux import FluxAdapter
 from ..models.layout import NO_REFERENCE
 from ..models.lora import load_lora_state, lora_parameters
-from ..rl.ema import ema_start, ema_update
+from ..models.lora_size import lora_size, transformer_on_meta
+from ..rl.ema import ema_update_
 from .cfm_batches import BatchPlan, SizedPair, sized_pairs
+from .cfm_preflight import lora_line
 from .cfm_publish import CfmDue, CfmPublisher
 from .cfm_step import NO_CAPTION, draw_batch, flow_loss
 from .checkpoint import Best, Tensors, TrainState, load_optimizer_tensors, optimizer_tensors, save_checkpoint
@@ -28,9 +31,9 @@ from .interrupt import InterruptGuard, StopRequested
 from .latent_cache import LatentCache
 from .metrics_log import MetricsLog, flat_numbers
 from .optimizer import learning_rate, make_optimizer
-from .pair_data import CfmData, open_pairs
+from .pair_data import CfmData, data_digest, open_pairs
 from .run_folder import RunFolder
-from .start import add_run_lora, open_adapter, set_threads, size_of, start_accelerator
+from .start import add_run_lora, check_start, open_adapter, set_threads, size_of, start_accelerator
 
 logger = logging.getLogger("divrl")
 
@@ -71,11 +74,17 @@ def train_cfm(
     data = data or open_pairs(config.data, seed=config.run.seed)
 
     with InterruptGuard() as guard:
-        run = _Run(config, folder, accelerator, data, log, threads, guard)
+        run = _Run(config, folder, accelerator, data, log, threads, guard, is_resumed=state is not None)
+        if state is not None and state.data != run.data_digest:
+            raise ValueError(
+                f"--resume: the pairs or the model's files have changed since {folder.path} was begun; put them back, "
+                "or start a new run in another --output folder (from this one's LoRA, with --init-lora)"
+            )
         try:
             # Pictures and captions are encoded once, before the transformer is read; then the encoders leave.
             run.encode()
             run.start(state)
+            state = None  # its tensors are the run's now: no second copy is kept
             with run.progress:
                 run.publish()
                 while run.update < config.run.updates:
@@ -112,6 +121,8 @@ class _Run:
         log: MetricsLog,
         threads: int,
         guard: InterruptGuard,
+        *,
+        is_resumed: bool,
     ) -> None:
         self.config, self.folder, self.accelerator, self.data = config, folder, accelerator, data
         self.log, self.threads, self.guard = log, threads, guard
@@ -122,6 +133,13 @@ class _Run:
         self.plan = BatchPlan(self.train, config.objective.batch_size, config.run.seed)
         cache = Path(config.run.cache).expanduser() if config.run.cache else folder.path / "cache"
         self.cache = LatentCache(cache, self.adapter)
+        parts = component_fingerprint(self.adapter.folder, "transformer", "scheduler")
+        self.data_digest = data_digest(data, parts, *self.cache.encoders)
+        meta = transformer_on_meta(self.adapter.folder.part("transformer"))
+        size = lora_size(meta, config.lora.targets, config.lora.rank)
+        logger.info("%s", lora_line(config, size))
+        if not is_resumed:
+            check_start(config, self.adapter.layout, meta)
         self.update, self.is_published = 0, False
         self.best: Best | None = None
         self.is_started = False
@@ -158,7 +176,9 @@ class _Run:
             load_lora_state(adapter.transformer, state.parameters)
             load_optimizer_tensors(self.optimizer, self.parameters, state.optimizer)
             self.update, self.is_published, self.best = state.update, state.is_published, state.best
-        self.average = ema_start(self.parameters) if state is None else state.average
+        device = adapter.device
+        held = self.parameters if state is None else state.average
+        self.average = {name: value.detach().to(device, copy=True) for name, value in held.items()}
         self.publisher = CfmPublisher(
             config=config,
             folder=self.folder,
@@ -186,7 +206,7 @@ class _Run:
         config, objective, started = self.config, self.config.objective, time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optim, self.update, config.lr)
-        total = 0.0
+        total, seen = 0.0, 0
         for part in range(objective.accumulation):
             number = self.update * objective.accumulation + part
             batch = draw_batch(
@@ -206,18 +226,20 @@ class _Run:
                     f"update {self.update + 1}: the loss of {', '.join(batch.names)} is not finite; try a smaller "
                     "optim.lr or model.dtype=float32"
                 )
-            self.accelerator.backward(loss / objective.accumulation)
-            total += loss.item() / objective.accumulation
+            # A micro-batch counts by its pairs: the last one of a panel size may hold fewer.
+            share = len(batch.names) / (objective.batch_size * objective.accumulation)
+            self.accelerator.backward(loss * share)
+            total, seen = total + loss.item() * len(batch.names), seen + len(batch.names)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.optim.max_grad_norm).item()
         if not math.isfinite(norm):
             raise ValueError(f"update {self.update + 1}: the gradient is not finite; try a smaller optim.lr")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average = ema_update(self.average, self.parameters, config.optim.ema_decay)
+        ema_update_(self.average, self.parameters, config.optim.ema_decay)
         self.update, self.is_published = self.update + 1, False
-        self._record(self._train_row(total, norm, time.perf_counter() - started))
+        self._record(self._train_row(total / seen, norm, time.perf_counter() - started))
         self.progress.update(1)
-        self._show(f"loss {total:.4f}")
+        self._show(f"loss {total / seen:.4f}")
 
     def publish(self) -> None:
         """Write what is due at this update, then the checkpoint; nothing when it was written before."""
@@ -246,6 +268,7 @@ class _Run:
             best=self.best,
             settings=to_mapping(self.config),
             threads=self.threads,
+            data=self.data_digest,
         )
         save_checkpoint(self.folder.checkpoints, state)
 

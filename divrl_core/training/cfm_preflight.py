@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("divrl")
 
 
-def check_cfm(config: CfmConfig) -> CfmData:
+def check_cfm(config: CfmConfig, *, is_resumed: bool = False) -> CfmData:
     """Check pairs, model files, LoRA, optimizer and tracker without loading a model, and return the opened pairs.
 
-    All pictures are decoded once. Raises ValueError with every problem found, each on a line of its own.
+    All pictures are decoded once. `is_resumed`: the run goes on from a checkpoint, so run.init_lora is not needed.
+    Raises ValueError with every problem found, each on a line of its own.
     """
     missing = missing_package(config.optim)
     problems = [
         *model_problems(config.model),
-        *lora_problems(config),
+        *([] if is_resumed else lora_problems(config)),
         *tracker_problems(config.run.tracker),
         *([missing] if missing else []),
     ]
@@ -56,3 +57,18 @@ def size_of_lora(config: CfmConfig) -> LoraSize | None:
     if not size.linears:
         raise ValueError(f"lora.targets={config.lora.targets!r} matches no linear layer of this transformer")
     return size
+
+
+def lora_line(config: CfmConfig, size: LoraSize) -> str:
+    """What the LoRA takes: layers, parameters, memory and disk, in one line."""
+    name = config.optim.name
+    return (
+        f"LoRA: {size.linears} linear layers, rank {config.lora.rank}: {size.parameters / 1e6:,.1f} M parameters; in "
+        f"training {_bytes(size.training_bytes(name))} (weights, gradients, {name}; float32) and "
+        f"{_bytes(size.average_bytes())} of average; file {_bytes(size.file_bytes())}; checkpoint "
+        f"{_bytes(size.checkpoint_bytes(name))}, on disk twice and on the CPU once while it is written"
+    )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -28,6 +28,7 @@ logger = logging.getLogger("divrl")
 FORMAT = 1
 UNPUBLISHED = "-unpublished"
 GROUP = "group"
+MAY_CHANGE = ("run.updates", "run.tracker", "run.cache")  # they change nothing that was done
 _NAME = re.compile(rf"update-\d+({UNPUBLISHED})?")
 
 Tensors = dict[str, Tensor]
@@ -46,7 +47,8 @@ class TrainState:
     """Everything that the next update depends on; all randomness is keyed, so there is no random state to keep.
 
     update: completed updates. is_published: whether the held-out measures, sheets and LoRA files due at this update
-    have been written. kl_reference: the LoRA that KL holds on to, empty when it holds on to the base model.
+    have been written. data: a digest of pairs and model, where the run keeps
+    one. kl_reference: the LoRA that KL holds on to, empty when it holds on to the base model.
     """
 
     update: int
@@ -58,6 +60,7 @@ class TrainState:
     best: Best | None
     settings: Mapping[str, Any]
     threads: int
+    data: str = ""
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> Path:
@@ -108,6 +111,7 @@ def load_checkpoint(path: Path) -> TrainState:
         best=Best(**record["best"]) if record["best"] else None,
         settings=record["settings"],
         threads=record["threads"],
+        data=record.get("data", ""),
     )
 
 
@@ -118,14 +122,14 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 
 def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], *, done_updates: int) -> None:
-    """Refuse to go on with other settings than the run began with; only run.updates may differ.
+    """Refuse to go on with other settings than the run began with; only those of MAY_CHANGE may differ.
 
     Raises ValueError naming every changed setting with both values, or when run.updates lies below what is done.
     """
     before, after = flat(json_ready(saved)), flat(json_ready(now))
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     listed = ", ".join(
-        f"{key} ({before.get(key)} -> {after.get(key)})" for key in changed if key != "run.updates"
+        f"{key} ({before.get(key)} -> {after.get(key)})" for key in changed if key not in MAY_CHANGE
     )
     if listed:
         raise ValueError(
@@ -187,6 +191,7 @@ def _fill(folder: Path, state: TrainState) -> None:
         "is_published": state.is_published,
         "best": {"update": state.best.update, "score": state.best.score} if state.best else None,
         "threads": state.threads,
+        "data": state.data,
         "torch": torch.__version__,
         "settings_hash": settings_hash(state.settings),
         "settings": state.settings,

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic_bytes(path: Path | str, data: bytes) -> Path:
-    """Write `data` to `path` so that a reader, or a kill, finds the old content or the new one."""
+def write_atomic_bytes(path: Path | str, data: bytes, *, is_flushed: bool = True) -> Path:
+    """Write `data` to `path` so that a reader, or a kill, finds the old content or the new one.
+
+    `is_flushed`: wait until the disk has it, so that a power cut leaves it whole too.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two runs may write the same entry of a shared cache at once.
@@ -26,7 +29,8 @@ def write_atomic_bytes(path: Path | str, data: bytes) -> Path:
         with unfinished.open("wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if is_flushed:
+                os.fsync(stream.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

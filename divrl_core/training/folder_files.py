@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path, PureWindowsPath
 
 from .pictures import PICTURE_SUFFIXES
@@ -74,7 +74,12 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir()
 
 
-def nearest(stem: str, stems: Iterable[str]) -> str:
-    """The end of a sentence that names the nearest of several stems, if any is near."""
+MOST_NAMES = 2000  # beyond so many names, looking for a near one takes longer than it helps
+
+
+def nearest(stem: str, stems: Collection[str]) -> str:
+    """The end of a sentence that names the nearest of several stems, if any is near and there are not too many."""
+    if len(stems) > MOST_NAMES:
+        return ""
     near = difflib.get_close_matches(stem, list(stems), n=1)
     return f"; the nearest is {near[0]!r}" if near else ""

@@ -101,6 +101,7 @@ def open_dataset(source: str, split: str) -> tuple[Dataset, tuple[Path, ...]]:
     """The split, and the folders in which its pictures may lie."""
     try:
         import datasets
+        import datasets.exceptions
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
         raise ImportError(
@@ -116,7 +117,8 @@ def open_dataset(source: str, split: str) -> tuple[Dataset, tuple[Path, ...]]:
             dataset = datasets.load_from_disk(str(path))
         else:
             dataset = datasets.load_dataset(str(path) if path.is_dir() else source, split=split)
-    except (OSError, ValueError, IndexError) as error:  # IndexError: saved without a row
+    except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
+        # IndexError: saved without a row
         nothing_here = "" if path.exists() else f"there is no folder {source!r} here, and "
         reason = str(error).strip().split("\n")[0]
         raise ValueError(

@@ -24,10 +24,12 @@ from ..models.fingerprint import component_fingerprint
 from ..models.flux import FluxAdapter
 from ..models.panels import cover, letterbox
 from .files import write_atomic_bytes
+from .model_files import length_by_header
 from .pair_set import PairSet
 
 logger = logging.getLogger("divrl")
 
+VERSION = 1  # of framing and packing: raise it when either changes, and old entries are left alone
 HELD_BYTES = 1 << 29  # entries kept in memory once read; the rest is read again each time
 FRAMINGS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"target": cover, "reference": letterbox}
 
@@ -51,6 +53,8 @@ class LatentCache:
         self._vae = f"{component_fingerprint(adapter.folder, 'vae')}/{dtype}"
         text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
         self._text = f"{component_fingerprint(adapter.folder, *text_parts)}/{dtype}/{adapter.max_text_tokens}"
+        self.encoders = (self._vae, self._text)
+        """Names of the two encoders' files and settings."""
         self._held: dict[Path, dict[str, Tensor]] = {}
         self._held_bytes = 0
 
@@ -99,7 +103,9 @@ class LatentCache:
         facts = pairs.facts(item.picture_id)
         # A picture of the panel's own size is left as it is in either role: one latent serves both.
         role = "as it is" if (facts.height, facts.width) == (item.height, item.width) else item.role
-        return self._path("latents", f"{facts.digest}/{role}/{item.height}x{item.width}/{self._vae}")
+        return self._path(
+            "latents", f"{VERSION}/{facts.digest}/{role}/{item.height}x{item.width}/{self._vae}"
+        )
 
     def caption_path(self, text: str) -> Path:
         """The file of a caption's embeddings."""
@@ -110,15 +116,13 @@ class LatentCache:
         return self.folder / kind / name[:2] / f"{name}.safetensors"
 
     def _is_missing(self, path: Path) -> bool:
-        """Whether there is no whole entry; one that cannot be read (not ours, or a broken disk) is made again."""
+        """Whether there is no whole entry, by its header; one of the wrong length (a broken disk) is made again."""
         if not path.is_file():
             return True
-        try:
-            self._read(path)
-        except ValueError as error:
-            logger.warning("%s; it is made again", error)
-            return True
-        return False
+        if length_by_header(path) == path.stat().st_size:
+            return False
+        logger.warning("%s: a damaged entry of the cache; it is made again", path)
+        return True
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         if path in self._held:
@@ -145,4 +149,5 @@ class LatentCache:
                     f"{path.name}: the encoder gave {name} that is not finite; try model.dtype=float32"
                 )
         self._held.pop(path, None)
-        write_atomic_bytes(path, save(ready, metadata={"format": "pt"}))
+        # Not flushed to the disk one by one: an entry that a power cut leaves short is found and made again.
+        write_atomic_bytes(path, save(ready, metadata={"format": "pt"}), is_flushed=False)

@@ -62,7 +62,7 @@ def _weight_problems(folder: Path) -> list[str]:
     if not files | wanted and not any(folder.glob("*.bin")):
         problems.append(f"{folder}: no weights (*.safetensors) in it; get the model again")
     for path in sorted(files):
-        needed, found = _length_by_header(path), path.stat().st_size
+        needed, found = length_by_header(path), path.stat().st_size
         if needed is None:
             problems.append(f"{path}: not a safetensors file; get it again")
         elif needed != found:
@@ -70,8 +70,8 @@ def _weight_problems(folder: Path) -> list[str]:
     return problems
 
 
-def _length_by_header(path: Path) -> int | None:
-    """How long the safetensors file should be: 8 bytes, a JSON header of that length, the tensors."""
+def length_by_header(path: Path) -> int | None:
+    """Length of a safetensors file by its header (8 bytes, JSON of that length, the tensors); None where it is none."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(100_000_000, path.stat().st_size):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from ..config_cfm import CfmDataConfig
@@ -14,7 +15,7 @@ from ..models.model_names import POCKET
 from .data import HELD_OUT_SEED
 from .hub_data import is_dataset
 from .pair_folders import ReadPairs, read_pair_folder
-from .pair_set import PairPicture, PairSet, PictureFacts, PicturePairs, digest_of, split_off
+from .pair_set import PairSet, PictureFacts, PicturePairs, digest_of, split_off
 from .references import DataProblems
 
 logger = logging.getLogger("divrl")
@@ -51,6 +52,18 @@ def open_pairs(config: CfmDataConfig, *, seed: int = 0) -> CfmData:
         train=train or _pocket("train", config, seed),
         held_out=_first(held_out, config.held_out_pairs) or _pocket("held_out", config, HELD_OUT_SEED),
     )
+
+
+def data_digest(data: CfmData, *more: str) -> str:
+    """A name for all that a run learns from: pairs, pixels, captions, and `more`; other data, another name."""
+    digest = blake2b(digest_size=16)
+    for side in (data.train, data.held_out):
+        for pair in side.pairs:
+            pixels = side.facts(pair.target_id).digest, side.facts(pair.reference_id).digest
+            digest.update(repr((pair.pair_id, *pixels, pair.captions)).encode())
+        digest.update(b"/")
+    digest.update(repr(more).encode())
+    return digest.hexdigest()
 
 
 def _idle_settings(config: CfmDataConfig) -> list[str]:
@@ -95,17 +108,23 @@ def _open(name: str, setting: str, config: CfmDataConfig, problems: list[str]) -
 
 
 def _check(read: ReadPairs) -> Mapping[str, PictureFacts]:
-    """Decode every picture once, in threads; problems go to `read.problems` in the pictures' order."""
+    """Decode every file once, in threads; problems go to `read.problems` in the pictures' order."""
+    files: dict[str, list[str]] = {}
+    for name, picture in read.pictures.items():
+        files.setdefault(picture.where, []).append(name)
 
-    def check(picture: PairPicture) -> PictureFacts | str:
+    def check(names: list[str]) -> list[PictureFacts | str]:
+        pictures = [read.pictures[name] for name in names]
         try:
-            pixels = picture.pixels()
+            whole = pictures[0].decoded()
+            panels = [picture.panel_of(whole) for picture in pictures]
         except ValueError as error:
-            return str(error)
-        return PictureFacts(digest_of(pixels), pixels.shape[1], pixels.shape[2])
+            return [str(error)] * len(names)
+        return [PictureFacts(digest_of(panel), panel.shape[1], panel.shape[2]) for panel in panels]
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        results = dict(zip(read.pictures, pool.map(check, read.pictures.values()), strict=True))
+        checked = zip(files.values(), pool.map(check, files.values()), strict=True)
+        results = {name: one for names, found in checked for name, one in zip(names, found, strict=True)}
     facts = {name: result for name, result in results.items() if isinstance(result, PictureFacts)}
     # The panels of one broken grid have one problem between them.
     broken = [result for result in results.values() if isinstance(result, str)]
@@ -125,6 +144,11 @@ def _split(pairs: PicturePairs, config: CfmDataConfig) -> tuple[PicturePairs, Pi
         apart = split_off(pairs.pairs, config.held_out_pairs, lambda name: pairs.facts(name).digest)
     except ValueError as error:
         raise DataProblems([f"{config.source}: {error}"]) from error
+    if len(apart) < config.held_out_pairs:
+        logger.warning(
+            "%s: %d pairs are held out, not %d, so that most subjects are left to train on",
+            config.source, len(apart), config.held_out_pairs,
+        )  # fmt: skip
     kept = [pair.pair_id for pair in pairs.pairs if pair.pair_id not in apart]
     return pairs.select(kept), pairs.select(apart)
 

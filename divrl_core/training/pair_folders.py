@@ -27,6 +27,7 @@ from .pictures import PICTURE_SUFFIXES
 logger = logging.getLogger("divrl")
 
 TARGET_FOLDER, REFERENCE_FOLDER = "target", "reference"
+HINTED = 20  # so many unmatched names are told the nearest one
 _TARGET_KEYS = ("target", "file_name")
 _CAPTION_KEYS = ("captions", "caption")
 _KEYS = (*_TARGET_KEYS, "reference", *_CAPTION_KEYS, "id")
@@ -90,11 +91,10 @@ def _read_two_folders(targets: FolderFiles, references: FolderFiles) -> ReadPair
         (by_stem[0], by_stem[1], references, "reference"),
         (by_stem[1], by_stem[0], targets, "target"),
     ):
-        for stem in sorted(mine.keys() - others.keys()):
-            read.problems.append(
-                f"{mine[stem]}: there is no {what} {stem!r} in {files.folder}"
-                + nearest(stem, others.keys() - mine.keys())
-            )
+        without_partner = others.keys() - mine.keys()
+        for place, stem in enumerate(sorted(mine.keys() - others.keys())):
+            hint = nearest(stem, without_partner) if place < HINTED else ""
+            read.problems.append(f"{mine[stem]}: there is no {what} {stem!r} in {files.folder}{hint}")
     _find_stray_captions(targets, by_stem[0], read.problems)
     for stem, target in by_stem[0].items():
         captions = targets.captions_beside(target, where=str(target))

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .pictures import decode_picture
@@ -88,17 +89,27 @@ class PairPicture:
 
     def pixels(self) -> Tensor:
         """(3, H, W), uint8. Raises ValueError naming the picture when it cannot be read or cut."""
+        return self.panel_of(self.decoded())
+
+    def decoded(self) -> NDArray[np.uint8]:
+        """The whole file (H, W, 3), of which a panel of a grid is a part. Raises ValueError as `pixels` does."""
         try:
             content = self.read()
             if content is None:
                 raise ValueError("there is no picture")
-            array = np.asarray(decode_picture(content).rgb)
-            if self.cut is not None:
-                top, left, height, width = self.cut.box(*array.shape[:2])
-                array = array[top : top + height, left : left + width]
+            return np.asarray(decode_picture(content).rgb)
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from error
-        return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
+
+    def panel_of(self, whole: NDArray[np.uint8]) -> Tensor:
+        """This picture (3, H, W) of its decoded file. Raises ValueError as `pixels` does."""
+        if self.cut is not None:
+            try:
+                top, left, height, width = self.cut.box(*whole.shape[:2])
+            except ValueError as error:
+                raise ValueError(f"{self.where}: {error}") from error
+            whole = whole[top : top + height, left : left + width]
+        return torch.from_numpy(whole.copy()).permute(2, 0, 1).contiguous()
 
 
 def digest_of(pixels: Tensor) -> str:

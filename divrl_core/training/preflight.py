@@ -35,14 +35,15 @@ TRACKER_PACKAGES = {
 }
 
 
-def check(config: TrainConfig) -> RunData:
+def check(config: TrainConfig, *, is_resumed: bool = False) -> RunData:
     """Check data, model files, LoRA and tracker without loading a model, and return the opened data.
 
-    All pictures are decoded once. Raises ValueError with every problem found, each on a line of its own.
+    All pictures are decoded once. `is_resumed`: the run goes on from a checkpoint, so run.init_lora is not needed.
+    Raises ValueError with every problem found, each on a line of its own.
     """
     problems = [
         *model_problems(config.model),
-        *lora_problems(config),
+        *([] if is_resumed else lora_problems(config)),
         *tracker_problems(config.run.tracker),
     ]
     data = None

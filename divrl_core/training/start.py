@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from ..config import TrainConfig
 from ..evaluation.heldout import heldout_jobs
@@ -14,8 +15,8 @@ from ..evaluation.sample_sheet import sheet_pairs
 from ..flow.noise import keyed_seed
 from ..models.features.base import load_backbone
 from ..models.flux import FluxAdapter
-from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state
-from ..models.lora_apply import continue_from
+from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state, target_modules
+from ..models.lora_apply import check_architecture, continue_from
 from ..models.lora_file import check_layout, read_lora
 from .checkpoint import TrainState
 from .data import DataProblems, Reference, RunData, open_data
@@ -154,6 +155,21 @@ def add_run_lora(config: RunSettings, adapter: FluxAdapter, state: TrainState | 
         start = read_lora(Path(config.run.init_lora).expanduser())
         check_layout(start.layout, adapter.layout, f"run.init_lora: {start.path}")
         continue_from(transformer, start)
+
+
+def check_start(config: RunSettings, layout: str, transformer: nn.Module) -> None:
+    """Raise ValueError when run.init_lora does not fit the run; `transformer` may be one on the meta device."""
+    if config.run.init_lora is None:
+        return
+    start = read_lora(Path(config.run.init_lora).expanduser())
+    check_layout(start.layout, layout, f"run.init_lora: {start.path}")
+    check_architecture(transformer, start)
+    missing = set(start.modules) - set(target_modules(transformer, config.lora.targets))
+    if missing:
+        raise ValueError(
+            f"run.init_lora: {start.path} changes {min(missing)}, which the settings do not train; choose wider "
+            "lora.targets"
+        )
 
 
 def holds_on_to_start(config: TrainConfig) -> bool:

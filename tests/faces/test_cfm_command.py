@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,3 +225,61 @@ def test_the_pairs_are_checked_before_any_model_library_is_imported(tmp_path: Pa
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "no pairs here: needs metadata.jsonl" in done.stdout
+
+
+def test_a_written_settings_file_does_not_undo_the_lora_of_the_command_line(
+    tiny_pipeline: Path, pairs: Path, run: Path, tmp_path: Path
+) -> None:
+    """Every settings.yaml holds run.init_lora: null."""
+    again = divrl_train("cfm", "--config", run / "settings.yaml", "--init-lora", run, "--dry-run")
+    assert again.exit_code == 0, again.output
+    assert f"init_lora: {run / 'lora' / 'best.safetensors'}" in again.output
+    other = tmp_path / "other.yaml"
+    other.write_text("run: {init_lora: elsewhere.safetensors}\n")
+    both = divrl_train("cfm", "--config", other, "--init-lora", run)
+    assert (
+        both.exit_code == 2 and "run.init_lora is elsewhere.safetensors, the command line says" in both.stderr
+    )
+
+
+def test_a_second_stage_takes_over_model_and_adapter(pairs: Path, run: Path) -> None:
+    result = divrl_train("cfm", "--init-lora", run, "--set", f"data.source={pairs}", "--dry-run")
+    assert result.exit_code == 0, result.output
+    for line in ("image_size_px: 32", "rank: 2", "layout: width"):
+        assert line in result.output
+
+
+def test_resume_and_a_start_exclude_each_other(run: Path) -> None:
+    for command, option in (("cfm", "--init-lora"), ("explore", "--from")):
+        result = divrl_train(command, "--resume", option, run, "--output", run)
+        assert result.exit_code == 2 and f"leave out {option}" in result.stderr
+
+
+def test_sampling_takes_the_model_the_lora_was_trained_on_and_says_when_another_is_asked_for(
+    tiny_pipeline: Path, pairs: Path, run: Path, tmp_path: Path
+) -> None:
+    given = ("--reference", pairs / "reference" / "ant.jpg", "--prompt", "an ant", "--lora", run)
+    few = ("--seeds", "0", "--steps", "1")
+    result = divrl_train("sample", *given, *few, "--output", tmp_path / "a")
+    assert result.exit_code == 0, result.output
+    assert "was trained on" not in result.stderr
+    with Image.open(tmp_path / "a" / "strength-1_seed-0.png") as made:
+        assert made.size == (32, 32), "the size of its training, not the model's own 64"
+    moved = shutil.copytree(tiny_pipeline, tmp_path / "moved")
+    other = divrl_train("sample", *given, *few, "--model", moved, "--output", tmp_path / "b")
+    assert f"was trained on {tiny_pipeline}, the pictures are made with {moved}" in other.stderr
+
+
+def test_a_run_is_not_resumed_on_other_pairs(tiny_pipeline: Path, pairs: Path, tmp_path: Path) -> None:
+    mine, output = shutil.copytree(pairs, tmp_path / "pairs"), tmp_path / "run"
+    assert cfm(tiny_pipeline, mine, output, updates=1).exit_code == 0
+    (mine / "target" / "bee.txt").write_text("another caption")
+    result = divrl_train("cfm", "--output", output, "--resume", "--set", "run.updates=2")
+    assert result.exit_code == 2
+    assert "the pairs or the model's files have changed since" in result.stderr
+
+
+def test_the_listed_defaults_are_those_of_a_run() -> None:
+    listed = " ".join(divrl_train("cfm", "--list-settings").output.split())
+    assert "model.path [text; default: pocket-text-to-image]" in listed
+    assert "model.guidance_scale [number; default: 1.0]" in listed

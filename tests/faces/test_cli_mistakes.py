@@ -68,7 +68,7 @@ def told(*words: str) -> str:
         (["cfm", "--set", "data.grid=2by2"], "data.grid must be ROWSxCOLUMNS"),
         (["cfm", "--set", "lora.targets=atention"], "did you mean attention?"),
         (["cfm", "--set", "grpo.group_size=4"], "unknown setting grpo"),
-        (["cfm", "--init-lora", "nowhere"], "--init-lora: there is no LoRA file"),
+        (["cfm", "--init-lora", "nowhere"], "--init-lora: there is no run folder or LoRA file nowhere"),
         (["cfm", "--set", "model.dtype=float16"], "model.dtype=float16 cannot be trained"),
         (["cfm", "--set", "run.validation_times=[]"], "needs at least one time"),
         (["explore", "--from", "nowhere"], "there is no run folder or LoRA file nowhere"),

@@ -110,6 +110,9 @@ def test_targets_may_be_a_pattern_that_matches_whole_names() -> None:
     )
     with pytest.raises(ValueError, match="matches no linear layer"):
         add_lora(transformer, 4, 8, r"to_v\.", seed=0)
+    # norms that a pattern matches too are passed over: peft would refuse them
+    with_norms = r"transformer_blocks\.\d+\.attn\..*"
+    assert add_lora(transformer, 4, 8, with_norms, seed=0) == target_modules(flux(), with_norms)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from divrl_core.flow.loss import masked_flow_loss
+from divrl_core.models import width_pipeline
 from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.hub import open_pipeline
 from divrl_core.models.panels import letterbox
@@ -190,3 +191,22 @@ def test_the_pipeline_takes_pil_pictures_of_any_shape_and_refuses_sides_that_are
     assert picture.images[0].size == (WIDTH, HEIGHT)
     with pytest.raises(ValueError, match="multiples of 16 px, got 50 x 80"):
         made(image=fox, prompt="a fox", height=50, width=80)
+
+
+def test_several_references_and_several_pictures_of_each_stay_together(text_to_image: Path) -> None:
+    made, references = pipeline(text_to_image), pictures(2, HEIGHT, WIDTH)
+    noise = randn(1, 15, 64).expand(4, -1, -1).clone()
+    settings = {"height": HEIGHT, "width": WIDTH, "num_inference_steps": 2, "output_type": "latent"}
+    settings |= {"max_sequence_length": 8}
+    four = made(image=references, prompt=PROMPTS, num_images_per_prompt=2, latents=noise, **settings).images
+    for place, (prompt, reference) in enumerate(zip(PROMPTS, references, strict=True)):
+        alone = made(image=reference, prompt=prompt, latents=noise[:1], **settings).images
+        for copy in (2 * place, 2 * place + 1):
+            assert torch.allclose(four[copy], alone[0], atol=1e-4)
+
+
+def test_a_cut_out_reference_is_laid_on_white_as_in_training() -> None:
+    cut_out = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    cut_out.putpixel((0, 0), (0, 0, 255, 255))
+    tensor = width_pipeline._tensor(cut_out)
+    assert tensor[:, 0, 0].tolist() == [0, 0, 1] and tensor[:, 3, 3].tolist() == [1, 1, 1]

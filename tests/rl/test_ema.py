@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from divrl_core.rl.ema import ema_start, ema_update
+from divrl_core.rl.ema import ema_start, ema_update, ema_update_
 
 
 def test_average_worked_by_hand():
@@ -59,3 +59,18 @@ def test_what_does_not_fit_is_refused():
         ema_update(shadow, {"a": torch.zeros(2), "b": torch.zeros(3)}, decay=0.9)
     with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\], got 1.5"):
         ema_update(shadow, shadow, decay=1.5)
+
+
+def test_the_average_in_place_is_the_average() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        {"a": torch.randn(3, 4, generator=generator), "b": torch.randn(2, generator=generator)}
+        for _ in range(4)
+    ]
+    kept, in_place = ema_start(weights[0]), {name: value.clone() for name, value in weights[0].items()}
+    for now in weights[1:]:
+        kept = ema_update(kept, now, 0.7)
+        ema_update_(in_place, now, 0.7)
+    assert all(torch.allclose(kept[name], in_place[name], atol=1e-6) for name in kept)
+    with pytest.raises(ValueError, match="must have the same names"):
+        ema_update_(in_place, {"a": weights[0]["a"]}, 0.7)
