@@ -75,6 +75,7 @@ def cfm_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
             MODULATION: judge("attention+ffn+modulation", "width"),
         },
         shown=(BASE, TEXT_ONLY, MASKED, FULL, "explore", "suppress"),
+        sheet_references=2,
         has_report=False,
     )
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from ..training.files import write_atomic_bytes, write_atomic_text
 from .cfm_plan import ATTENTION, FULL, MASKED, MODULATION, TEXT_ONLY, UPDATES
@@ -14,7 +15,7 @@ from .experiment_charts import draw_model, png_of
 from .experiment_plan import BASE
 from .experiment_report import expectations_table, models_table, paired_table
 from .experiment_results import TURNED, Expected, OverSeeds, PairedOverSeeds, Results
-from .svg import COLOURS, open_charts, style
+from .svg import COLOURS, open_charts, plain_tick, style
 
 PAGE = "experiment.md"
 ORDER = (BASE, TEXT_ONLY, MASKED, FULL, ATTENTION, MODULATION, "explore", "suppress")
@@ -164,5 +165,7 @@ def _moved(results: Results, text: str, after: str, before: str, measure: str, s
 
 def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
     for name in results.models:
-        draw_model(axes, results, name, (across, up), colour=COLOUR[name], label=name)
+        is_below = name in (TEXT_ONLY, MODULATION)  # their neighbours' names stand above
+        draw_model(axes, results, name, (across, up), colour=COLOUR[name], label=name, is_below=is_below)
+    axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
     axes.margins(x=0.25, y=0.14)

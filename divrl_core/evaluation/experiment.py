@@ -192,7 +192,9 @@ def _write_pages(plan: ExperimentPlan, folder: Path, cells: Path) -> None:
         write_atomic_json(folder / "heldout" / f"{name}.json", kept)
     comparisons = gather_comparisons(folder / "comparisons", plan.shown)
     write_comparisons(folder / "comparisons", comparisons)
-    sheet = sheet_of(comparisons, title=f"Same references, same seeds: {', '.join(plan.shown)}")
+    sheet = sheet_of(
+        comparisons[: plan.sheet_references], title=f"Same references, same seeds: {', '.join(plan.shown)}"
+    )
     write_sheet(folder / "sheet.jpg", sheet)
     if plan.has_report:
         write_report([folder], folder / "report.html", cells=cells)

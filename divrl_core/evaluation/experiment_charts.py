@@ -103,7 +103,14 @@ def _plane(axes: Axes, results: Results, across: str, up: str) -> None:
 
 
 def draw_model(
-    axes: Axes, results: Results, name: str, plane: tuple[str, str], *, colour: str, label: str
+    axes: Axes,
+    results: Results,
+    name: str,
+    plane: tuple[str, str],
+    *,
+    colour: str,
+    label: str,
+    is_below: bool = False,
 ) -> None:
     """A model in the plane of two measures: a small dot a seed, a large one with its name for the mean."""
     points = [(cell.measures[plane[0]], cell.measures[plane[1]]) for cell in results.cells(name)]
@@ -117,7 +124,13 @@ def draw_model(
             [mean[0]], [mean[1]], s=80, color=colour, edgecolors=COLOURS["paper"], linewidths=1.5, zorder=3
         )
         axes.annotate(
-            label, mean, (7, 5), textcoords="offset points", color=colour, fontweight="bold", zorder=4
+            label,
+            mean,
+            (7, -14 if is_below else 5),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+            zorder=4,
         )
 
 

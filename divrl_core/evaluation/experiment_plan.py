@@ -36,6 +36,8 @@ class ExperimentPlan:
     judged_otherwise: Mapping[str, TrainConfig] = field(default_factory=dict)
     shown: tuple[str, ...] = (BASE, "explore", "suppress")
     """The models whose pictures stand beside each other on the sheet."""
+    sheet_references: int | None = None
+    """How many references the sheet shows; None = all that were compared."""
     has_report: bool = True
     """Whether a seed's folder gets a report.html, which tells of base, explore and suppress alone."""
 
