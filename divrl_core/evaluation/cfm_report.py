@@ -144,10 +144,10 @@ def _best_and_whole(results: Results) -> str:
         said += f" The LoRA with the highest VSM is *{best}*."
     whole = max(results.measure(name, "clean_share").mean for name in results.models)
     if whole < 0.05:
+        share = "none" if whole == 0 else f"at most {whole:.1%}"
         said += (
-            f" By the instrument {'none' if whole == 0 else f'at most {whole:.1%}'} of any model's pictures are whole: in "
-            "so few updates colours and parts come over, crisp figures do not, so identity is told by VSM and by the "
-            "identity error."
+            f" By the instrument {share} of any model's pictures are whole: in so few updates colours and parts come "
+            "over, crisp figures do not, so identity is told by VSM and by the identity error."
         )
     return said
 
