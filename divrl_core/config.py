@@ -15,6 +15,7 @@ from .settings import Settings, apply_overrides, from_mapping, merge, setting, t
 
 __all__ = [
     "BackboneConfig",
+    "CommonRunConfig",
     "DataConfig",
     "GrpoConfig",
     "LoraConfig",
@@ -184,13 +185,36 @@ class OptimConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(Settings):
-    """Length, seed, what is written and when."""
+class CommonRunConfig(Settings):
+    """What the runs of every method have: seed, files, device, start."""
 
     section: ClassVar[str] = "run"
 
-    updates: int = setting(3200, "Length of the run.", unit="updates", at_least=1)
     seed: int = setting(0, "Seed of noise, order and choice.", at_least=0)
+    keep_last: int = setting(3, "Numbered LoRA files kept beside the best.", unit="files", at_least=1)
+    sample_steps: int = setting(28, "Deterministic sampling steps of the sample sheets.", at_least=1)
+    sample_seeds: tuple[int, ...] = setting(
+        (0, 1, 2, 3), "Columns of the sample sheet: one picture a seed.", at_least=0
+    )
+    tracker: str | None = setting(
+        None, "A tracker accelerate knows: tensorboard, wandb, trackio; null = none."
+    )
+    threads: int | None = setting(
+        None, "CPU threads; null = torch's choice. Recorded: results depend on it.", at_least=1
+    )
+    init_lora: str | None = setting(
+        None, "LoRA file the run starts from: suppress needs explore's, pairs in cfm go on from grids'."
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = setting(
+        "no", "Autocast of accelerate; fp16 cannot be trained (no loss scaling)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(CommonRunConfig):
+    """Length, seed, what is written and when."""
+
+    updates: int = setting(3200, "Length of the run.", unit="updates", at_least=1)
     sample_every_updates: int = setting(
         50, "A contact sheet every so often, and before the first.", unit="updates", at_least=1
     )
@@ -200,24 +224,9 @@ class RunConfig(Settings):
     save_every_updates: int = setting(
         25, "Checkpoint and LoRA file every so often.", unit="updates", at_least=1
     )
-    keep_last: int = setting(3, "Numbered LoRA files kept beside the best.", unit="files", at_least=1)
     eval_steps: int = setting(28, "Deterministic sampling steps of the held-out pictures.", at_least=1)
-    sample_steps: int = setting(28, "Deterministic sampling steps of the contact sheets.", at_least=1)
     eval_images: int = setting(64, "Held-out pictures made for each evaluation.", unit="pictures", at_least=2)
     sample_references: int = setting(4, "Rows of the contact sheet.", unit="references", at_least=1)
-    sample_seeds: tuple[int, ...] = setting(
-        (0, 1, 2, 3), "Columns of the contact sheet: one picture a seed.", at_least=0
-    )
-    tracker: str | None = setting(
-        None, "A tracker accelerate knows: tensorboard, wandb, trackio; null = none."
-    )
-    threads: int | None = setting(
-        None, "CPU threads; null = torch's choice. Recorded: results depend on it.", at_least=1
-    )
-    init_lora: str | None = setting(None, "LoRA file the run starts from; suppress needs explore's.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = setting(
-        "no", "Autocast of accelerate; fp16 cannot be trained (no loss scaling)."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from .config import OptimConfig
+from .config import CommonRunConfig, OptimConfig
 from .config_inputs import LoraConfig, ModelConfig
 from .settings import Settings, merge, setting
 
@@ -142,13 +142,10 @@ class CfmOptimConfig(OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CfmRunConfig(Settings):
+class CfmRunConfig(CommonRunConfig):
     """Length, seed, what is written and when. An update is one step of the optimizer."""
 
-    section: ClassVar[str] = "run"
-
     updates: int = setting(3000, "Length of the run.", unit="updates", at_least=1)
-    seed: int = setting(0, "Seed of noise, times, dropout and order.", at_least=0)
     sample_every_updates: int = setting(
         250, "A sample sheet every so often, and before the first.", unit="updates", at_least=1
     )
@@ -158,28 +155,13 @@ class CfmRunConfig(Settings):
     save_every_updates: int = setting(
         100, "Checkpoint and LoRA file every so often.", unit="updates", at_least=1
     )
-    keep_last: int = setting(3, "Numbered LoRA files kept beside the best.", unit="files", at_least=1)
     validation_times: tuple[float, ...] = setting(
         (0.1, 0.3, 0.5, 0.7, 0.9),
         "Times at which held-out pairs are validated, with fixed noise.",
         above=0,
         below=1,
     )
-    sample_steps: int = setting(28, "Sampling steps of the sheets.", at_least=1)
     sample_pairs: int = setting(4, "Rows of the sample sheet: held-out pairs.", unit="pairs", at_least=1)
-    sample_seeds: tuple[int, ...] = setting(
-        (0, 1, 2, 3), "Columns of the sample sheet: one picture a seed.", at_least=0
-    )
-    tracker: str | None = setting(
-        None, "A tracker accelerate knows: tensorboard, wandb, trackio; null = none."
-    )
-    threads: int | None = setting(
-        None, "CPU threads; null = torch's choice. Recorded: results depend on it.", at_least=1
-    )
-    init_lora: str | None = setting(None, "LoRA file the run continues from, as pairs do from grids.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = setting(
-        "no", "Autocast of accelerate; fp16 cannot be trained (no loss scaling)."
-    )
     cache: str | None = setting(
         None,
         "Folder of encoded pictures and captions, which runs may share; null = cache/ in the run's folder.",

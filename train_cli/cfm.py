@@ -13,7 +13,7 @@ from .config_file import resolve, resolve_resumed, to_yaml
 from .interruption import resumable
 from .options import path
 from .stage import has_checkpoint, refuse_used_folder, stage_options
-from .suppress import find_lora, inherited_start
+from .starting_lora import find_lora, inherited_start
 
 if TYPE_CHECKING:
     from divrl_core.training.pair_data import CfmData

@@ -9,7 +9,7 @@ import click
 from .config_file import resolve, resolve_resumed
 from .options import path
 from .stage import run_stage, stage_options
-from .suppress import find_lora, inherited_start
+from .starting_lora import find_lora, inherited_start
 
 
 @click.command(short_help="Stage 1: train for structure that differs from the reference.")

@@ -67,12 +67,13 @@ class LoraFile:
         return tuple(name.removesuffix(end) for name in self.tensors if name.endswith(end))
 
 
-def read_lora(path: str | os.PathLike[str]) -> LoraFile:
+def read_lora(path: str | os.PathLike[str], *, with_weights: bool = True) -> LoraFile:
     """Read a LoRA of a FLUX transformer in the layout above, written by us or by anybody else.
 
-    Modules of smaller rank are filled up with zeros, which changes nothing, so that one rank holds
-    throughout. Raises FileNotFoundError when there is nothing at `path`, and ValueError when it is a folder,
-    a pickle, no safetensors file, or in another layout (the message names the layout and what to do).
+    Modules of smaller rank are filled up with zeros, which changes nothing, so that one rank holds throughout.
+    Without `with_weights` the tensors are on the meta device, shapes alone: enough to know whether a file of gigabytes
+    fits. Raises FileNotFoundError when there is nothing at `path`, and ValueError when it is a folder, a pickle, no
+    safetensors file, or in another layout (the message names the layout and what to do).
     """
     path = Path(path)
     _check_is_file(path)
@@ -81,12 +82,15 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
             metadata: dict[str, str] = dict(file.metadata() or {})
             keys = list(file.keys())
             _check_layout(path, keys, metadata)
-            state = {key.removeprefix(KEY_PREFIX): file.get_tensor(key) for key in keys}
+            state = {
+                key.removeprefix(KEY_PREFIX): file.get_tensor(key) if with_weights else _shape_of(file, key)
+                for key in keys
+            }
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); get it again") from error
     pairs = paired(state, str(path))
     for name, weight in state.items():
-        if not torch.isfinite(weight).all():
+        if with_weights and not torch.isfinite(weight).all():
             raise ValueError(f"{path}: {name} holds values that are not finite; the file is of no use")
     rank = max(weight_a.shape[0] for weight_a, _ in pairs.values())
     settings = _own_settings(path, metadata)
@@ -101,6 +105,10 @@ def read_lora(path: str | os.PathLike[str]) -> LoraFile:
         metadata=metadata,
         settings=settings,
     )
+
+
+def _shape_of(file: Any, key: str) -> Tensor:
+    return torch.empty(file.get_slice(key).get_shape(), device="meta")
 
 
 def check_layout(trained: str | None, layout: str, where: str) -> None:

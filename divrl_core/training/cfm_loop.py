@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
-from ..config import to_mapping
 from ..config_cfm import CfmConfig
 from ..evaluation.loss_curve import write_loss_curve
 from ..models.fingerprint import component_fingerprint
@@ -26,32 +23,21 @@ from .cfm_batches import BatchPlan, SizedPair, sized_pairs
 from .cfm_preflight import lora_line
 from .cfm_publish import CfmDue, CfmPublisher
 from .cfm_step import NO_CAPTION, draw_batch, flow_loss
-from .checkpoint import Best, Tensors, TrainState, load_optimizer_tensors, optimizer_tensors, save_checkpoint
-from .interrupt import InterruptGuard, StopRequested
+from .checkpoint import TrainState, load_optimizer_tensors
 from .latent_cache import LatentCache
-from .metrics_log import MetricsLog, flat_numbers
+from .metrics_log import MetricsLog
 from .optimizer import learning_rate, make_optimizer
 from .pair_data import CfmData, data_digest, open_pairs
 from .run_folder import RunFolder
+from .run_under_way import RunUnderWay, TrainResult
 from .start import add_run_lora, check_start, open_adapter, set_threads, size_of, start_accelerator
 
 logger = logging.getLogger("divrl")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CfmResult:
-    """Where a finished run lies and which of its LoRA files is the best by validation loss."""
-
-    output: Path
-    updates: int
-    best: Best | None
-    best_lora: Path
-    last_lora: Path
-
-
 def train_cfm(
     config: CfmConfig, output: Path | str, *, resume: bool = False, data: CfmData | None = None
-) -> CfmResult:
+) -> TrainResult:
     """Train a LoRA that takes its subject from a reference, into a run folder.
 
     Args:
@@ -73,43 +59,24 @@ def train_cfm(
     log = folder.open_log(state)
     data = data or open_pairs(config.data, seed=config.run.seed)
 
-    with InterruptGuard() as guard:
-        run = _Run(config, folder, accelerator, data, log, threads, guard, is_resumed=state is not None)
-        if state is not None and state.data != run.data_digest:
-            raise ValueError(
-                f"--resume: the pairs or the model's files have changed since {folder.path} was begun; put them back, "
-                "or start a new run in another --output folder (from this one's LoRA, with --init-lora)"
-            )
-        try:
-            # Pictures and captions are encoded once, before the transformer is read; then the encoders leave.
-            run.encode()
-            run.start(state)
-            state = None  # its tensors are the run's now: no second copy is kept
-            with run.progress:
-                run.publish()
-                while run.update < config.run.updates:
-                    run.make_update()
-                    run.publish()
-        except StopRequested:
-            run.save()
-            logger.warning("stopped after update %d; saved in %s", run.update, folder.path)
-            raise
-    run.finish()
-    return CfmResult(
-        output=folder.path,
-        updates=run.update,
-        best=run.best,
-        best_lora=folder.best_lora,
-        last_lora=folder.last_lora,
-    )
+    run = _Run(config, folder, accelerator, data, log, threads, is_resumed=state is not None)
+    if state is not None and state.data != run.data_digest:
+        raise ValueError(
+            f"--resume: the pairs or the model's files have changed since {folder.path} was begun; put them back, "
+            "or start a new run in another --output folder (from this one's LoRA, with --init-lora)"
+        )
+    with run.stoppable():
+        # Pictures and captions are encoded once, before the transformer is read; then the encoders leave.
+        run.encode()
+        run.start(state)
+        state = None  # its tensors are the run's now: no second copy is kept
+        run.until_done()
+    return run.finish("validation loss")
 
 
-class _Run:
-    """A run under way: what changes with every update, and the steps of one."""
+class _Run(RunUnderWay):
+    """A run of cfm: what it is made of, and the steps of one update."""
 
-    progress: tqdm[Any]
-    optimizer: torch.optim.Optimizer
-    average: Tensors
     publisher: CfmPublisher
 
     def __init__(
@@ -120,12 +87,11 @@ class _Run:
         data: CfmData,
         log: MetricsLog,
         threads: int,
-        guard: InterruptGuard,
         *,
         is_resumed: bool,
     ) -> None:
-        self.config, self.folder, self.accelerator, self.data = config, folder, accelerator, data
-        self.log, self.threads, self.guard = log, threads, guard
+        super().__init__(config, folder, accelerator, log, threads)
+        self.config, self.data = config, data
         self.adapter: FluxAdapter = open_adapter(config, accelerator)
         side = size_of(config, self.adapter)
         self.train = sized_pairs(data.train, side, aspect_buckets=config.data.aspect_buckets)
@@ -140,9 +106,6 @@ class _Run:
         logger.info("%s", lora_line(config, size))
         if not is_resumed:
             check_start(config, self.adapter.layout, meta)
-        self.update, self.is_published = 0, False
-        self.best: Best | None = None
-        self.is_started = False
 
     def encode(self) -> None:
         """Encode what the cache lacks, then free the encoders."""
@@ -175,7 +138,6 @@ class _Run:
         if state is not None:
             load_lora_state(adapter.transformer, state.parameters)
             load_optimizer_tensors(self.optimizer, self.parameters, state.optimizer)
-            self.update, self.is_published, self.best = state.update, state.is_published, state.best
         device = adapter.device
         held = self.parameters if state is None else state.average
         self.average = {name: value.detach().to(device, copy=True) for name, value in held.items()}
@@ -187,19 +149,9 @@ class _Run:
             held_out=self.data.held_out,
             sized=self.held_out,
             autocast=self.accelerator.autocast,
-            on_progress=self._show,
+            on_progress=self.show,
         )
-        self.progress = tqdm(
-            total=config.run.updates,
-            initial=self.update,
-            desc="cfm",
-            unit="update",
-            disable=not self.accelerator.is_main_process,
-        )
-        if config.run.tracker is not None and self.accelerator.is_main_process:
-            flat = {key: str(value) for key, value in to_mapping(config).items()}
-            self.accelerator.init_trackers("divrl", config=flat)
-        self.is_started = True
+        self.start_from(state)
 
     def make_update(self) -> None:
         """One step of the optimizer, from `accumulation` micro-batches."""
@@ -237,9 +189,9 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         ema_update_(self.average, self.parameters, config.optim.ema_decay)
         self.update, self.is_published = self.update + 1, False
-        self._record(self._train_row(total / seen, norm, time.perf_counter() - started))
+        self.record(self._train_row(total / seen, norm, time.perf_counter() - started))
         self.progress.update(1)
-        self._show(f"loss {total / seen:.4f}")
+        self.show(f"loss {total / seen:.4f}")
 
     def publish(self) -> None:
         """Write what is due at this update, then the checkpoint; nothing when it was written before."""
@@ -247,36 +199,16 @@ class _Run:
             return
         self.best, row = self.publisher.publish(self.update, self.average, self.best)
         if row is not None:
-            self._record(row)
+            self.record(row)
             write_loss_curve(self.folder.path, self.log.rows)
         self.is_published = True
         self.adapter.drop_vae()
         self.save()
         self.folder.prune_loras(keep_last=self.config.run.keep_last, best=self.best)
 
-    def save(self) -> None:
-        """Write the checkpoint of the last complete update; before the start there is nothing to save."""
-        if not self.is_started:
-            return
-        state = TrainState(
-            update=self.update,
-            is_published=self.is_published,
-            parameters={name: value.detach() for name, value in self.parameters.items()},
-            average=self.average,
-            optimizer=optimizer_tensors(self.optimizer, self.parameters),
-            kl_reference={},
-            best=self.best,
-            settings=to_mapping(self.config),
-            threads=self.threads,
-            data=self.data_digest,
-        )
-        save_checkpoint(self.folder.checkpoints, state)
-
-    def finish(self) -> None:
-        """Close the tracker, if there is one, and say where the result lies."""
-        self.accelerator.end_training()
-        best = f", best by validation loss: update {self.best.update}" if self.best else ""
-        logger.info("done: %d updates in %s%s", self.update, self.folder.path, best)
+    def kept_beside(self) -> dict[str, Any]:
+        """What was learned from, so that a run is not resumed on other pairs or another model."""
+        return {"data": self.data_digest}
 
     def _trained_pairs(self) -> list[SizedPair]:
         """The pairs that the run will meet: all of them, or those of its first micro-batches."""
@@ -296,12 +228,3 @@ class _Run:
             "epoch": self.update * self.config.objective.accumulation / self.plan.epoch_length,
             "seconds": round(seconds, 4),
         }
-
-    def _show(self, phase: str) -> None:
-        """Show what is being done, and stop here if asked to."""
-        self.progress.set_postfix_str(phase)
-        self.guard.check()
-
-    def _record(self, row: dict[str, Any]) -> None:
-        self.log.append(row)
-        self.accelerator.log(flat_numbers(row, f"{row['kind']}/"), step=row["update"])

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
-from ..config import TrainConfig, to_mapping
+from ..config import TrainConfig
 from ..evaluation.heldout import selection_score
 from ..models.lora import REFERENCE, lora_state
 from ..rl.ema import ema_start, ema_update
 from .checkpoint import (
-    Best,
     Tensors,
     TrainState,
     load_optimizer_tensors,
-    optimizer_tensors,
-    save_checkpoint,
 )
 from .data import RunData, pick_pairs
 from .encoded_pairs import EncodedPairs
 from .experience import gather_experience
-from .interrupt import InterruptGuard, StopRequested
-from .metrics_log import MetricsLog, flat_numbers
+from .metrics_log import MetricsLog
 from .optimizer import learning_rate, make_optimizer
 from .policy import Policy
 from .publish import Due, Publisher
 from .rewarding import Rewarder, RewardFunction
 from .rollout import sampling_plan
 from .run_folder import RunFolder
+from .run_under_way import RunUnderWay, TrainResult
 from .start import (
     encode_run,
     holds_on_to_start,
@@ -49,17 +44,6 @@ from .update import Learner
 from .watch import Warned, Watch
 
 logger = logging.getLogger("divrl")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """Where a finished run lies and which of its LoRA files is the best by held-out measures."""
-
-    output: Path
-    updates: int
-    best: Best | None
-    best_lora: Path
-    last_lora: Path
 
 
 def train(
@@ -103,31 +87,13 @@ def train(
     run = _Run(config, folder, accelerator, data, rewarder, encoded, policy, log, threads, state)
 
     # Publish, save, update; until done or asked to stop.
-    with InterruptGuard() as guard, run.progress:
-        run.guard = guard
-        try:
-            run.publish()
-            while run.update < config.run.updates:
-                run.make_update()
-                run.publish()
-        except StopRequested:
-            run.save()
-            logger.warning("stopped after update %d; saved in %s", run.update, folder.path)
-            raise
-    run.finish()
-    return TrainResult(
-        output=folder.path,
-        updates=run.update,
-        best=run.best,
-        best_lora=folder.best_lora,
-        last_lora=folder.last_lora,
-    )
+    with run.stoppable():
+        run.until_done()
+    return run.finish("held-out measures")
 
 
-class _Run:
-    """A run under way: what changes with every update, and the steps of one."""
-
-    guard: InterruptGuard
+class _Run(RunUnderWay):
+    """A run of explore or suppress: what it is made of, and the steps of one update."""
 
     def __init__(
         self,
@@ -142,18 +108,17 @@ class _Run:
         threads: int,
         state: TrainState | None,
     ) -> None:
-        self.config, self.folder, self.accelerator = config, folder, accelerator
+        super().__init__(config, folder, accelerator, log, threads)
+        self.config, self.policy = config, policy
         self.data, self.rewarder, self.encoded = data, rewarder, encoded
-        self.policy, self.log, self.threads = policy, log, threads
 
         self.parameters = policy.parameters
         self.optimizer = make_optimizer(config.optim, list(self.parameters.values()))
         self.average: Tensors = ema_start(self.parameters)
-        self.update, self.is_published, self.best = 0, False, None
         if state is not None:
             load_optimizer_tensors(self.optimizer, self.parameters, state.optimizer)
             self.average = state.average
-            self.update, self.is_published, self.best = state.update, state.is_published, state.best
+        self.start_from(state)
         self.first_update = self.update
 
         self.learner = Learner(
@@ -173,13 +138,6 @@ class _Run:
             rewarder=rewarder,
             data=data,
             on_progress=self._show,
-        )
-        self.progress = tqdm(
-            total=config.run.updates,
-            initial=self.update,
-            desc=config.stage,
-            unit="update",
-            disable=not accelerator.is_main_process,
         )
         self._last_reward = ""
         if accelerator.is_main_process:
@@ -217,7 +175,7 @@ class _Run:
         train_seconds = time.perf_counter() - started
 
         self.update, self.is_published = number + 1, False
-        self._record(train_row(config, self.update, experience, stats, self._learning_rate, train_seconds))
+        self.record(train_row(config, self.update, experience, stats, self._learning_rate, train_seconds))
         self._last_reward = f"reward {self.log.rows[-1]['reward']:.4f}" if self.log.rows else ""
         self.progress.update(1)
 
@@ -229,7 +187,7 @@ class _Run:
         if self.accelerator.is_main_process:
             self.best, row = self.publisher.publish(self.update, self.average, self.best)
             if row is not None:
-                self._record(row)
+                self.record(row)
             self._warn(self.watch.new_warnings(self.log.rows))
         self.accelerator.wait_for_everyone()
         self.is_published = True
@@ -237,33 +195,11 @@ class _Run:
         if self.accelerator.is_main_process:
             self.folder.prune_loras(keep_last=self.config.run.keep_last, best=self.best)
 
-    def save(self) -> None:
-        """Write the checkpoint of the last complete update."""
-        if not self.accelerator.is_main_process:
-            return
-        kl_reference = (
-            lora_state(self.policy.adapter.transformer, adapter=REFERENCE)
-            if holds_on_to_start(self.config)
-            else {}
-        )
-        state = TrainState(
-            update=self.update,
-            is_published=self.is_published,
-            parameters={name: value.detach() for name, value in self.parameters.items()},
-            average=self.average,
-            optimizer=optimizer_tensors(self.optimizer, self.parameters),
-            kl_reference=kl_reference,
-            best=self.best,
-            settings=to_mapping(self.config),
-            threads=self.threads,
-        )
-        save_checkpoint(self.folder.checkpoints, state)
-
-    def finish(self) -> None:
-        """Close the tracker, if there is one, and say where the result lies."""
-        self.accelerator.end_training()
-        best = f", best by held-out measures: update {self.best.update}" if self.best else ""
-        logger.info("done: %d updates in %s%s", self.update, self.folder.path, best)
+    def kept_beside(self) -> dict[str, Any]:
+        """The LoRA that KL holds on to, if it holds on to the start."""
+        if not holds_on_to_start(self.config):
+            return {}
+        return {"kl_reference": lora_state(self.policy.adapter.transformer, adapter=REFERENCE)}
 
     def _follow(self) -> None:
         """Let the average follow the weights, after every optimizer step."""
@@ -278,15 +214,8 @@ class _Run:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def _show(self, phase: str, is_halfway: bool = False) -> None:
-        """Show what is being done, and stop here if asked to; not between two optimizer steps of one rollout."""
-        self.progress.set_postfix_str(f"{self._last_reward} {phase}".strip())
-        if not is_halfway:
-            self.guard.check()
-
-    def _record(self, row: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            self.log.append(row)
-            self.accelerator.log(flat_numbers(row, f"{row['kind']}/"), step=row["update"])
+        """Not between two optimizer steps of one rollout."""
+        self.show(f"{self._last_reward} {phase}".strip(), is_halfway)
 
     def _warn(self, warnings: list[Warned]) -> None:
         for warning in warnings:
@@ -295,10 +224,6 @@ class _Run:
             self.log.append(row)
 
     def _start_log(self) -> None:
-        run = self.config.run
-        if run.tracker is not None:
-            flat = {key: str(value) for key, value in to_mapping(self.config).items()}
-            self.accelerator.init_trackers("divrl", config=flat)
         logger.info(
             "masks: %s (train), %s (held out); CPU threads: %d",
             self.data.train.mask_source,

@@ -93,7 +93,7 @@ def lora_problems(config: RunSettings) -> list[str]:
     if config.run.init_lora is None:
         return []
     try:
-        lora = read_lora(Path(config.run.init_lora).expanduser())
+        lora = read_lora(Path(config.run.init_lora).expanduser(), with_weights=False)
         layout = config.model.layout or own_layout(config.model.path)
         if layout is not None:
             check_layout(lora.layout, layout, str(lora.path))

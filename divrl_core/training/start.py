@@ -161,7 +161,7 @@ def check_start(config: RunSettings, layout: str, transformer: nn.Module) -> Non
     """Raise ValueError when run.init_lora does not fit the run; `transformer` may be one on the meta device."""
     if config.run.init_lora is None:
         return
-    start = read_lora(Path(config.run.init_lora).expanduser())
+    start = read_lora(Path(config.run.init_lora).expanduser(), with_weights=False)
     check_layout(start.layout, layout, f"run.init_lora: {start.path}")
     check_architecture(transformer, start)
     missing = set(start.modules) - set(target_modules(transformer, config.lora.targets))

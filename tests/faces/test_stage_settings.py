@@ -11,7 +11,7 @@ from divrl_core.config import GrpoConfig, LoraConfig, ModelConfig, RunConfig, Tr
 from divrl_core.settings import to_mapping
 from train_cli.config_file import parse_value, resolve, resolve_resumed, to_yaml
 from train_cli.stage import plan_lines
-from train_cli.suppress import find_lora, inherited_settings
+from train_cli.starting_lora import find_lora, inherited_settings
 
 
 @pytest.fixture
