@@ -25,6 +25,7 @@ import gc
 import os
 import platform
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -111,7 +112,7 @@ class Pairs:
         return tensor_bytes([*latents, *embeddings]), tensor_bytes(self.pixels.values())
 
 
-class Learner:
+class Learner(ABC):
     """A transformer with its LoRA and optimizer, and the part of a step that all have in common."""
 
     encoder_bytes = 0
@@ -122,9 +123,9 @@ class Learner:
         self.parameters: list[Tensor] = list(lora_parameters(transformer, adapter=adapter).values())
         self.optimizer = make_optimizer(config.optim, self.parameters, config.lr)
 
+    @abstractmethod
     def loss(self, number: int) -> Tensor:
         """The loss of micro-batch `number`, from pictures or cache to the scalar."""
-        raise NotImplementedError
 
     def step(self, number: int) -> Tensor:
         """One whole training step; its loss."""
