@@ -45,6 +45,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	mkdir -p .mypy_cache && ln -sfn "$(CURDIR)" .mypy_cache/divrl_pack
+	MYPYPATH=.mypy_cache $(BIN)/mypy -p divrl_pack.nodes
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: $(VENV)/.installed-dev

@@ -9,11 +9,24 @@ if TYPE_CHECKING:
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """What ComfyUI calls to get the pack's nodes; the list is still empty."""
+    """What ComfyUI calls to get the pack's nodes."""
     from comfy_api.latest import ComfyExtension, io
 
-    class DivrlExtension(ComfyExtension):  # type: ignore[misc]
+    from . import backbone, best_of_n, maps, pocket, reference, score
+    from .model_folders import register_folders
+
+    register_folders()
+
+    class DivrlExtension(ComfyExtension):
         async def get_node_list(self) -> list[type[io.ComfyNode]]:
-            return []
+            return [
+                backbone.LoadRewardBackbone,
+                score.ScoreImages,
+                maps.StructureAndIdentityMaps,
+                reference.WidthReference,
+                reference.WidthReferenceFromImage,
+                best_of_n.GatedBestOfN,
+                pocket.LoadPocketKontext,
+            ]
 
     return DivrlExtension()

@@ -18,12 +18,18 @@ _DARKEST, _LIGHTEST = 150, 245  # of the ground
 _MIDDLE = 205  # under the scale itself
 
 
-def heat_map(picture: Image.Image, weights: NDArray[np.float64], size: tuple[int, int]) -> Image.Image:
+def heat_map(
+    picture: Image.Image,
+    weights: NDArray[np.float64],
+    size: tuple[int, int],
+    *,
+    strongest: float | None = None,
+) -> Image.Image:
     """The picture in (width, height) `size` with the weights (rows, columns) over it, a rectangle for each.
 
-    The largest weight has the scale's last colour; where all are 0 the ground alone is seen.
+    `strongest` has the scale's last colour (None: the largest weight); where all are 0 the ground alone is seen.
     """
-    strongest = weights.max()
+    strongest = float(weights.max()) if strongest is None else strongest
     shares = Image.fromarray((weights / strongest if strongest > 0 else weights).astype(np.float32))
     grey = picture.convert("L").resize(size, Image.Resampling.LANCZOS)
     ground = _DARKEST + np.asarray(grey, dtype=np.float64) / 255 * (_LIGHTEST - _DARKEST)

@@ -20,7 +20,7 @@ from ..config import BackboneConfig
 from ..models.features.base import Backbone, load_backbone
 from ..rewards.score import ReferenceFeatures, reference_features, score_images
 from ..training.files import write_atomic_bytes, write_atomic_text
-from ..training.pictures import OBJECT_ABOVE, decode_mask, decode_picture
+from ..training.pictures import OBJECT_ABOVE, decode_mask, decode_picture, frame_to
 from ..training.references import DataProblems, Reference
 from .score_inputs import SHEET, PictureToScore, ScoreInputs, read_inputs
 from .score_results import PictureScore, ScoredFolder
@@ -115,12 +115,7 @@ def _shaped(inputs: ScoreInputs, reference_id: str, shape: tuple[int, int]) -> R
         mask = decode_mask(mask_content)
     elif item.mask_source == "alpha" and picture.alpha is not None:
         mask = picture.alpha > OBJECT_ABOVE
-    mask_picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    resized_mask = mask_picture.resize((width, height), Image.Resampling.NEAREST)
-    return Reference(
-        image=_tensor(picture.rgb.resize((width, height), Image.Resampling.BICUBIC)),
-        mask=torch.from_numpy(np.array(resized_mask)) > OBJECT_ABOVE,
-    )
+    return frame_to(picture.rgb, mask, height, width)
 
 
 def _tensor(rgb: Image.Image) -> Tensor:

@@ -8,7 +8,7 @@ is exact only to 256.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,15 @@ def width_ids(reference: Grid, target: Grid) -> Tensor:
     picture, up to the order of its tokens.
     """
     return grid_ids(*reference, first_column=target[1])
+
+
+def width_ids_of_several(references: Sequence[Grid], target: Grid) -> Tensor:
+    """Several references side by side, to the right of the target: (sum of M, 3), in their order."""
+    ids, column = [], target[1]
+    for reference in references:
+        ids.append(width_ids(reference, (target[0], column)))
+        column += reference[1]
+    return torch.cat(ids) if ids else grid_ids(0, 0)
 
 
 def diagonal_ids(reference: Grid, target: Grid) -> Tensor:

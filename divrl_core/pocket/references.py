@@ -37,13 +37,16 @@ class PocketReferences:
         """Four prompts a figure, in a stable order."""
         pairs: list[PromptPair] = []
         for number in range(self.count):
-            view = self.view(number)
-            names = list(BACKGROUNDS)
-            start = names.index(view.background)
-            others = [names[(start + 1 + 2 * step) % len(names)] for step in range(PROMPTS)]
-            captions = [caption(view.identity, name) for name in others]
-            pairs.extend(prompt_pairs(self.reference_id(number), captions))
+            pairs.extend(prompt_pairs(self.reference_id(number), self.prompts(number)))
         return tuple(pairs)
+
+    def prompts(self, number: int) -> list[str]:
+        """The prompts of reference `number`; each names another floor than the reference's."""
+        view = self.view(number)
+        names = list(BACKGROUNDS)
+        start = names.index(view.background)
+        others = [names[(start + 1 + 2 * step) % len(names)] for step in range(PROMPTS)]
+        return [caption(view.identity, name) for name in others]
 
     def reference_id(self, number: int) -> str:
         """A readable id: the plan and the number, with the split where it is held out."""

@@ -6,9 +6,11 @@ below never ask which backbone it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Kernel = Literal["cosine", "exponential"]
@@ -60,6 +62,19 @@ class FeatureBatch:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of cells."""
         return self.semantic.shape[-2], self.semantic.shape[-1]
+
+    @staticmethod
+    def cat(parts: Sequence[FeatureBatch]) -> FeatureBatch:
+        """The pictures of all parts, one after the other; parts come from one backbone."""
+        first = parts[0]
+        return FeatureBatch(
+            semantic=torch.cat([part.semantic for part in parts]),
+            structure=torch.cat([part.structure for part in parts]),
+            visual=tuple(
+                replace(feature, values=torch.cat([part.visual[number].values for part in parts]))
+                for number, feature in enumerate(first.visual)
+            ),
+        )
 
     def select(self, rows: slice) -> FeatureBatch:
         """The features of a run of pictures."""

@@ -20,13 +20,15 @@ class Vsm:
 
     score: (B,) in [0, 1], higher = the subject looks more like its reference; NaN = undefined.
     kept: bool (B, N), sources that found their part. agrees: bool (B, N), kept sources that also look like
-    it. match: (B, N) index of a source's best semantic target, meaningful where kept.
+    it. match: (B, N) index of a source's best semantic target, meaningful where kept. visual: (B, N) the visual
+    similarity that was held against tau_v.
     """
 
     score: Tensor
     kept: Tensor
     agrees: Tensor
     match: Tensor
+    visual: Tensor
 
 
 def vsm(
@@ -86,7 +88,7 @@ def vsm(
     score = agrees.sum(dim=-1).to(dtype) / kept.sum(dim=-1)
     in_play = is_source[..., None] & is_target
     is_broken = ((semantic_similarity.isnan() | visual_similarity.isnan()) & in_play).any(dim=-1).any(dim=-1)
-    return Vsm(score.masked_fill(is_broken, torch.nan), kept, agrees, match)
+    return Vsm(score.masked_fill(is_broken, torch.nan), kept, agrees, match, visual)
 
 
 def _best_source_per_target(best: Tensor, match: Tensor, kept: Tensor, targets: int) -> Tensor:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from .references import Reference
 
@@ -97,8 +98,26 @@ def frame(rgb: Image.Image, mask: NDArray[np.bool_], size_px: int) -> Reference:
     reference_mask = torch.from_numpy(np.array(square_mask)) > OBJECT_ABOVE
     if not reference_mask.any():
         raise ValueError(f"the object vanishes at {size_px} px: its mask has {int(mask.sum())} pixels")
-    image = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous().float() / 255
-    return Reference(image=image, mask=reference_mask)
+    return Reference(image=_tensor(square), mask=reference_mask)
+
+
+def frame_to(rgb: Image.Image, mask: NDArray[np.bool_], height: int, width: int) -> Reference:
+    """The picture and its mask (H, W) as pictures of (height, width) are compared with it.
+
+    A square is framed by `frame`; for another shape both are resized to it, aspect not kept (mask: nearest neighbour).
+    """
+    if height == width:
+        return frame(rgb, mask, height)
+    mask_picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    resized_mask = np.array(mask_picture.resize((width, height), Image.Resampling.NEAREST))
+    return Reference(
+        image=_tensor(rgb.resize((width, height), Image.Resampling.BICUBIC)),
+        mask=torch.from_numpy(resized_mask) > OBJECT_ABOVE,
+    )
+
+
+def _tensor(rgb: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().float() / 255
 
 
 def _decode(content: Path | bytes) -> Image.Image:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -128,10 +129,20 @@ def weights_path() -> Path:
 
 
 def load_network(path: Path | None = None) -> EfficientNetLite0:
-    """The pretrained network in eval mode, frozen. `path`: another copy of the state dict."""
-    state = torch.load(path or weights_path(), map_location="cpu", weights_only=True)
+    """The pretrained network in eval mode, frozen. `path`: another copy of the state dict, .pth or .safetensors.
+
+    Raises ValueError, in one line, when another copy does not fit the network.
+    """
+    file = path or weights_path()
+    is_safetensors = file.suffix == ".safetensors"
+    state = load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
     network = EfficientNetLite0()
-    network.load_state_dict({re.sub(r"(^|\.)_", r"\1", key): value for key, value in state.items()})
+    try:
+        network.load_state_dict({re.sub(r"(^|\.)_", r"\1", key): value for key, value in state.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file}: not the weights of EfficientNet-Lite0: {str(error).splitlines()[0]}"
+        ) from None
     return network.eval().requires_grad_(False)
 
 

@@ -6,6 +6,7 @@ of each s16 cell and, by weight, s8 averaged onto the same grid.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,11 +56,6 @@ class Lite0Backbone:
             f"EfficientNet-Lite0, ImageNet ({origin}), s16 and OKLab colour, {settings.image_size_px} px"
         )
         self._network, self._origin = network, origin
-        weight = network.conv_stem.weight
-        self._mean, self._std = (
-            torch.tensor(values, device=weight.device)[:, None, None]
-            for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
 
     @classmethod
     def load(
@@ -68,21 +64,28 @@ class Lite0Backbone:
         *,
         device: str | torch.device = "cpu",
         precision: Precision = "float32",
+        weights: Path | None = None,
     ) -> Lite0Backbone:
         """The pretrained backbone on a device, the user's settings laid over the calibrated ones.
 
-        "bfloat16" runs the convolutions in it: twice as fast on CPUs made for it, features 3% off.
+        "bfloat16" runs the convolutions in it: twice as fast on CPUs made for it, features 3% off. `weights`: another
+        copy of the network's state dict than the package's.
         Raises FileNotFoundError, with the command to run, when the package of the weights is not installed.
         """
-        network = fold_batch_norms(load_network()).to(device)
+        network = fold_batch_norms(load_network(weights)).to(device)
         if precision == "bfloat16":
             network = convert_conv2d_weight_memory_format(network.to(torch.bfloat16), torch.channels_last)
         settings = CALIBRATED if config is None else merge_settings(CALIBRATED, config)
-        return cls(network, settings)
+        return cls(network, settings) if weights is None else cls(network, settings, origin=weights.name)
 
     @property
     def network(self) -> EfficientNetLite0:
         """The frozen network, its batch norms folded."""
+        return self._network
+
+    @property
+    def module(self) -> EfficientNetLite0:
+        """All weights, for those who move them between devices."""
         return self._network
 
     def with_settings(self, settings: BackboneSettings) -> Lite0Backbone:
@@ -94,7 +97,11 @@ class Lite0Backbone:
         """Features of pictures (B, 3, H, W) in [0, 1] on a grid of a sixteenth of `image_size_px`, in float32."""
         weight = self._network.conv_stem.weight
         images = resize_to_square(images.to(weight.device), self.settings.image_size_px).clamp(0, 1)
-        s8, s16 = self._network.taps(((images - self._mean) / self._std).to(weight.dtype))
+        mean, std = (
+            torch.tensor(values, device=weight.device)[:, None, None]
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        s8, s16 = self._network.taps(((images - mean) / std).to(weight.dtype))
         colour = F.avg_pool2d(weighted_oklab(images), 16)
         share = self.settings.weight_s8
         return FeatureBatch(

@@ -155,6 +155,11 @@ class PocketBackbone:
         network = Lite0Backbone.load(device=device, precision=precision).network
         return cls(network, module.eval().requires_grad_(False).to(device), settings)
 
+    @property
+    def module(self) -> nn.Module:
+        """All weights, for those who move them between devices."""
+        return nn.ModuleList([self._network, self._heads])
+
     def with_settings(self, settings: BackboneSettings) -> PocketBackbone:
         """The same networks under other settings."""
         return PocketBackbone(self._network, self._heads, settings)

@@ -1,0 +1,109 @@
+"""Who is kept: the gate first, then the best reward or the most diverse set.
+
+Candidates fall into three ranks: those that pass the gate (VSM >= s), those that fail it, and those whose scores are
+undefined. A lower rank only fills up what the higher ones leave free, the nearest to the gate first, and is marked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .diverse import spread_set
+from .pruning import check_counts, identity_bar
+
+Mode = Literal["reward", "diverse set"]
+MODES: tuple[Mode, ...] = ("reward", "diverse set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What choosing needs of B candidates. NaN = undefined.
+
+    nssm, vsm: (B,). distances: (B, B) between their structures, from `structural_distances`.
+    """
+
+    nssm: Tensor
+    vsm: Tensor
+    distances: Tensor
+
+    def __post_init__(self) -> None:
+        """All parts speak of the same candidates."""
+        count = len(self.nssm)
+        if self.vsm.shape != (count,) or self.distances.shape != (count, count):
+            raise ValueError(
+                f"measures must be of the same candidates: nssm {tuple(self.nssm.shape)}, vsm {tuple(self.vsm.shape)}, "
+                f"distances {tuple(self.distances.shape)}"
+            )
+
+    @property
+    def is_defined(self) -> Tensor:
+        """Bool (B,): every measure of the candidate is defined, also its distances to the other defined ones."""
+        return ~(self.nssm.isnan() | self.vsm.isnan())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidates kept, the best first, and which of them passed the gate."""
+
+    kept: tuple[int, ...]
+    passed: tuple[bool, ...]
+
+    @property
+    def shortfall(self) -> int:
+        """How many of the kept did not pass."""
+        return sum(not flag for flag in self.passed)
+
+
+def choose(measured: Measured, *, mode: Mode, keep: int, gate: float) -> Choice:
+    """The final choice: `keep` candidates, every one that passes before any that does not.
+
+    Among those that pass: "reward" takes the highest R2, which is their nSSM (eq. 9 takes nothing from them); "diverse
+    set" takes the set that is farthest from the reference and within itself (`spread_set`).
+
+    Raises ValueError for a keep or mode that cannot be, and when no candidate has defined scores.
+    """
+    check_counts(len(measured.nssm), keep)
+    is_defined = measured.is_defined
+    if not bool(is_defined.any()):
+        raise ValueError(
+            "no candidate could be scored: nSSM or VSM is undefined for all of them (no matches, or flat pictures); "
+            "check the reference's mask, or lower tau_s"
+        )
+    passing = _indices(is_defined & (measured.vsm >= gate))
+    failing = _indices(is_defined & (measured.vsm < gate))
+    ordered = _best(measured, passing, mode, min(keep, len(passing))) if passing else []
+    nearest = sorted(failing, key=lambda index: float(measured.vsm[index]), reverse=True)
+    kept = [*ordered, *nearest, *_indices(~is_defined)][:keep]
+    return Choice(tuple(kept), tuple(index in passing for index in kept))
+
+
+def survivors(measured: Measured, *, mode: Mode, count: int, gate: float, t: float) -> list[int]:
+    """Who goes on at time t: `count` candidates by structure, clear failures of identity last; in rising order.
+
+    A clear failure has a VSM below `identity_bar(gate, t)`, or undefined scores.
+    """
+    check_counts(len(measured.nssm), count)
+    is_defined = measured.is_defined
+    hopeful = _indices(is_defined & (measured.vsm >= identity_bar(gate, t)))
+    failing = _indices(is_defined & (measured.vsm < identity_bar(gate, t)))
+    ordered = _best(measured, hopeful, mode, min(count, len(hopeful))) if hopeful else []
+    nearest = sorted(failing, key=lambda index: float(measured.vsm[index]), reverse=True)
+    return sorted([*ordered, *nearest, *_indices(~is_defined)][:count])
+
+
+def _best(measured: Measured, candidates: list[int], mode: Mode, count: int) -> list[int]:
+    if mode == "reward":
+        return sorted(candidates, key=lambda index: float(measured.nssm[index]), reverse=True)[:count]
+    if mode != "diverse set":
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    rows = torch.tensor(candidates)
+    distances = measured.distances[rows][:, rows]
+    return [candidates[index] for index in spread_set(distances, measured.nssm[rows], count)]
+
+
+def _indices(flags: Tensor) -> list[int]:
+    return [int(index) for index in flags.nonzero().flatten()]

@@ -1,0 +1,94 @@
+"""The scores of pictures against one reference of any size, the reference's features made once a size.
+
+A square picture is compared with its reference framed as in training, a picture of another shape with the reference
+resized to that shape: the same rule, and the same functions, as `divrl-train score`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..rewards.features import FeatureBatch
+from ..rewards.score import ReferenceFeatures, Scores, ScoreSettings, reference_features, score_images
+from ..training.pictures import frame_to
+from ..training.references import Reference
+from .choice import Measured
+from .diverse import structural_distances
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from ..models.features.base import Backbone
+
+Shape = tuple[int, int]
+"""(height, width) in px."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores of B pictures of one shape, with the features that they were made from."""
+
+    scores: Scores
+    features: FeatureBatch
+
+
+class Judge:
+    """One reference under one backbone."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rgb: Image.Image,
+        mask: NDArray[np.bool_] | None,
+        *,
+        settings: ScoreSettings | None = None,
+        name: str = "the reference",
+    ) -> None:
+        """`mask`: bool (H, W) of the picture's size, True on the subject; None = the whole picture."""
+        self.backbone, self.name = backbone, name
+        self.settings = settings or backbone.settings.score
+        self._rgb, self._mask = rgb, mask
+        self._prepared: dict[Shape, tuple[Reference, ReferenceFeatures]] = {}
+
+    def reference(self, shape: Shape) -> Reference:
+        """The reference as pictures of a shape are compared with it."""
+        return self._at(shape)[0]
+
+    def features(self, shape: Shape) -> ReferenceFeatures:
+        """Its features at that shape."""
+        return self._at(shape)[1]
+
+    def score(self, images: Tensor, masks: Tensor | None = None) -> Judged:
+        """Scores of pictures (B, 3, H, W) in [0, 1]; `masks`: bool (B, H, W), the subjects in them, or None."""
+        if masks is not None and masks.shape != (len(images), *images.shape[-2:]):
+            raise ValueError(
+                f"image masks must match their images: expected {(len(images), *images.shape[-2:])}, "
+                f"got {tuple(masks.shape)}"
+            )
+        reference = self.features((images.shape[-2], images.shape[-1]))
+        features = self.backbone.extract(images)
+        return Judged(score_images(features, reference, self.settings, generated_mask=masks), features)
+
+    def measured(self, images: Tensor) -> Measured:
+        """What `choice` needs of candidates (B, 3, H, W) of one shape, on the CPU."""
+        judged = self.score(images)
+        mask = self.features((images.shape[-2], images.shape[-1])).mask
+        distances = structural_distances(judged.features.structure, mask, pool=self.settings.nssm_pool)
+        return Measured(nssm=judged.scores.nssm.cpu(), vsm=judged.scores.vsm.cpu(), distances=distances.cpu())
+
+    def _at(self, shape: Shape) -> tuple[Reference, ReferenceFeatures]:
+        if shape not in self._prepared:
+            whole = torch.ones(self._rgb.height, self._rgb.width, dtype=torch.bool).numpy()
+            mask = whole if self._mask is None else self._mask
+            reference = frame_to(self._rgb, mask, *shape)
+            features = reference_features(
+                self.backbone.extract(reference.image[None]), reference.mask, self.settings, name=self.name
+            )
+            self._prepared[shape] = reference, features
+        return self._prepared[shape]

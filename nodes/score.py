@@ -1,0 +1,198 @@
+"""Score Images: nSSM, VSM and the gated reward of finished pictures against their reference."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from .backbone import BACKBONE
+from .convert import mask_of_reference, masks_of_images, reference_picture, to_bchw, to_image
+from .thresholds import gate_inputs, gate_of, score_settings, threshold_inputs
+
+
+class ScoreImages(io.ComfyNode):
+    """How much each picture differs in structure from the reference, and how well it keeps its identity."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DivRL_ScoreImages",
+            display_name="Score Images",
+            category="DivRL",
+            description=(
+                "nSSM (0 to 2): how differently a picture is built than the reference. VSM (0 to 1): the share of "
+                "matched places that look the same. Reward: nSSM, less a penalty below the gate."
+            ),
+            search_aliases=[
+                "divrl",
+                "nssm",
+                "vsm",
+                "identity score",
+                "subject similarity",
+                "reward",
+                "consistency",
+            ],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to score; a batch, or a list with any sizes."),
+                io.Image.Input("reference", tooltip="One picture of the subject."),
+                BACKBONE.Input("backbone", tooltip="From Load Reward Backbone."),
+                io.Mask.Input(
+                    "reference_mask",
+                    optional=True,
+                    tooltip="Where the subject is in the reference (1 = subject). Without it the whole picture counts.",
+                ),
+                io.Mask.Input(
+                    "image_masks",
+                    optional=True,
+                    tooltip="Where the subject is in the pictures: one mask, or one each. VSM then counts only there.",
+                ),
+                *gate_inputs(),
+                *threshold_inputs(),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="images", is_output_list=True, tooltip="The pictures, as they came."
+                ),
+                io.Float.Output(
+                    display_name="VSM", is_output_list=True, tooltip="One a picture; nan = undefined."
+                ),
+                io.Float.Output(
+                    display_name="nSSM", is_output_list=True, tooltip="One a picture; nan = undefined."
+                ),
+                io.Float.Output(
+                    display_name="reward", is_output_list=True, tooltip="R2, one a picture; nan = undefined."
+                ),
+                io.String.Output(
+                    display_name="json", tooltip="All scores, and what they were measured with."
+                ),
+                io.Image.Output(display_name="sheet", tooltip="The pictures with their scores and the gate."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[Any],
+        reference: list[Any],
+        backbone: list[Any],
+        gate: list[float],
+        penalty: list[float],
+        tau_s: list[float],
+        tau_v: list[float],
+        pooling: list[int],
+        reference_mask: list[Any] | None = None,
+        image_masks: list[Any] | None = None,
+    ) -> io.NodeOutput:
+        chosen = _only(backbone, "backbone")
+        limit = gate_of(chosen, gate[0])
+        judge = make_judge(
+            chosen,
+            _only(reference, "reference"),
+            _only(reference_mask, "reference mask"),
+            score_settings(chosen, tau_s[0], tau_v[0], pooling[0]),
+        )
+        rows = _scores(judge, images, image_masks, limit, penalty[0])
+        sheet = _sheet(judge, images, rows, limit)
+        return io.NodeOutput(
+            images,
+            *([row[name] for row in rows] for name in ("vsm", "nssm", "reward")),
+            as_json(rows, judge, gate=limit, penalty=penalty[0]),
+            sheet,
+            ui=ui.PreviewImage(sheet, cls=cls),
+        )
+
+
+def make_judge(backbone: Any, reference: Any, mask: Any, settings: Any) -> Any:
+    """What scores pictures against one reference."""
+    from ..divrl_core.selection.judge import Judge
+
+    return Judge(
+        backbone, reference_picture(reference), mask_of_reference(mask, reference), settings=settings
+    )
+
+
+def as_json(rows: list[dict[str, Any]], judge: Any, *, gate: float, penalty: float) -> str:
+    """Scores and what they were measured with; an undefined score is null."""
+    settings = judge.settings
+    return json.dumps(
+        {
+            "pictures": [{name: _defined(value) for name, value in row.items()} for row in rows],
+            "gate": gate,
+            "penalty": penalty,
+            "tau_s": settings.tau_s,
+            "tau_v": settings.tau_v,
+            "pooling": settings.nssm_pool,
+            "backbone": judge.backbone.source,
+        },
+        indent=2,
+    )
+
+
+def _scores(
+    judge: Any, images: list[Any], masks: list[Any] | None, gate: float, penalty: float
+) -> list[dict[str, Any]]:
+    """A row a picture, in order: batches of one size go through the backbone together."""
+    from ..divrl_core.rewards.gate import suppress_reward
+
+    if masks is not None and len(masks) not in (1, len(images)):
+        raise ValueError(f"image masks: needs one, or one for each of {len(images)} inputs, got {len(masks)}")
+    rows: list[dict[str, Any]] = []
+    for number, batch in enumerate(images):
+        pictures = to_bchw(batch, "images")
+        mask = None if masks is None else masks[number if len(masks) > 1 else 0]
+        scores = judge.score(pictures, masks_of_images(mask, batch)).scores
+        reward = suppress_reward(scores.nssm, scores.vsm, gate=gate, penalty_weight=penalty)
+        for row in range(len(pictures)):
+            vsm = float(scores.vsm[row])
+            rows.append(
+                {
+                    "vsm": vsm,
+                    "nssm": float(scores.nssm[row]),
+                    "reward": float(reward.total[row]),
+                    "matches": int(scores.kept_count[row]),
+                    "passes": bool(vsm >= gate),
+                }
+            )
+    return rows
+
+
+def _sheet(judge: Any, images: list[Any], rows: list[dict[str, Any]], gate: float) -> Any:
+    from ..divrl_core.evaluation.score_sheet import ScoredPicture, score_sheet
+
+    pictures = [picture for batch in images for picture in to_bchw(batch, "images")]
+    shape = tuple(pictures[0].shape[-2:])
+    passing = sum(row["passes"] for row in rows)
+    sheet = score_sheet(
+        judge.reference(shape).image,
+        [
+            ScoredPicture(
+                picture=picture,
+                label=f"picture {number}",
+                nssm=row["nssm"],
+                vsm=row["vsm"],
+                note="" if math.isnan(row["reward"]) else f"R {row['reward']:.2f}",
+            )
+            for number, (picture, row) in enumerate(zip(pictures, rows, strict=True), start=1)
+        ],
+        gate=gate,
+        title=f"{passing} of {len(rows)} pictures pass the gate, VSM {gate:.2f}",
+        notes=[f"Measured with {judge.backbone.source}."],
+    )
+    return to_image(sheet)
+
+
+def _defined(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _only(values: list[Any] | None, name: str) -> Any:
+    """The one value of an input list; None where nothing is connected."""
+    if values is None:
+        return None
+    if len(values) != 1:
+        raise ValueError(f"{name}: needs one, got a list of {len(values)}")
+    return values[0]
