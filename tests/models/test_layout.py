@@ -8,7 +8,17 @@ from diffusers import FluxKontextPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from divrl_core.models.layout import LAYOUTS, canvas, grid_ids, pack, reference_ids, text_ids, unpack
+from divrl_core.models.layout import (
+    LAYOUTS,
+    canvas,
+    grid_ids,
+    pack,
+    reference_ids,
+    text_ids,
+    unpack,
+    width_ids,
+    width_ids_of_several,
+)
 
 
 def test_packing_is_diffusers_packing_on_a_picture_that_is_not_square() -> None:
@@ -106,3 +116,10 @@ def test_the_masks_boundary_is_a_token_boundary_for_every_size_accepted(rows: in
         reference_ids("width", (rows, columns), (rows, columns)),
     )
     assert {tuple(row) for row in whole.ids[whole.is_target].tolist()} == wide
+
+
+def test_several_references_lie_side_by_side_to_the_right_of_the_target() -> None:
+    ids = width_ids_of_several([(2, 3), (4, 1)], (5, 7))
+    assert torch.equal(ids[:6], width_ids((2, 3), (5, 7)))
+    assert torch.equal(ids[6:], width_ids((4, 1), (5, 10)))
+    assert width_ids_of_several([], (5, 7)).shape == (0, 3)
