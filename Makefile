@@ -3,7 +3,7 @@
 #   make demo                 post-train the pocket Kontext on this computer; writes runs/demo/report.html
 #   make experiment           eight models, three seeds, hours; makes docs/experiment again, cell by cell
 #   make experiment-cfm       masked flow matching: ablations, and RL on top; makes docs/cfm again
-#   make test                 the tests
+#   make test                 the tests; installs ComfyUI into a cache of its own, for its part of them
 #   make check                formatting, lint, types
 #   make bench                measured ratios of speed and memory
 #
@@ -39,6 +39,7 @@ experiment-cfm: $(VENV)/.installed
 	$(BIN)/divrl-train demo --cfm --output docs/cfm
 
 test: $(VENV)/.installed-dev
+	-TORCH="$(TORCH)" $(BIN)/python -m tests.comfyui.install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
@@ -56,6 +57,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/nssm.py
 	$(BIN)/python benchmarks/cfm.py
+	$(BIN)/python benchmarks/best_of_n.py --lora divrl-pocket-suppress.safetensors
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -159,7 +159,7 @@ def load_named(name: str) -> ManagedBackbone | VisionBackbone:
         return ManagedBackbone(PocketBackbone.load())
     path = folder_paths.get_full_path_or_raise(REWARDS, name)
     state = comfy.utils.load_torch_file(path, safe_load=True)
-    if "conv_stem.weight" in state:
+    if {"conv_stem.weight", "_conv_stem.weight"} & set(state):
         return ManagedBackbone(Lite0Backbone.load(weights=Path(path)))
     model = comfy.clip_vision.load_clipvision_from_sd(state)
     if model is None:

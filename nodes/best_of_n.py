@@ -39,6 +39,7 @@ class GatedBestOfN(io.ComfyNode):
                 "Samples N candidates from seed, seed + 1, ..., scores them against the reference, and returns the K "
                 "that keep its identity and copy its structure least. Losers are stopped early."
             ),
+            is_output_node=True,
             search_aliases=[
                 "divrl",
                 "best of n",

@@ -28,6 +28,7 @@ class StructureAndIdentityMaps(io.ComfyNode):
                 "The self-similarity maps that nSSM compares (alike maps: the same structure), and where VSM fails: "
                 "places that match the reference by meaning and do not look like it."
             ),
+            is_output_node=True,
             search_aliases=["divrl", "self-similarity", "ssm", "heat map", "identity map", "nssm", "vsm"],
             inputs=[
                 io.Image.Input("images", tooltip=f"Pictures of one size; at most {MOST_SHOWN} are drawn."),

@@ -26,6 +26,7 @@ class ScoreImages(io.ComfyNode):
                 "nSSM (0 to 2): how differently a picture is built than the reference. VSM (0 to 1): the share of "
                 "matched places that look the same. Reward: nSSM, less a penalty below the gate."
             ),
+            is_output_node=True,
             search_aliases=[
                 "divrl",
                 "nssm",

@@ -11,7 +11,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def font_for(text: str, size_px: int) -> Font:
-    """The font for a line of text: Pillow's own (Aileron), or DejaVu Sans where Aileron lacks one of its
+    """The font for a line of text: Pillow's own (Aileron), or matplotlib's DejaVu Sans where Aileron lacks one of its
     letters.
     """
     if all(_aileron_has(letter) for letter in set(text)):
@@ -58,7 +58,12 @@ def _aileron(size_px: int) -> Font:
 
 @lru_cache(maxsize=64)
 def _dejavu(size_px: int) -> Font:
-    import matplotlib
+    try:
+        import matplotlib
+    except (
+        ImportError
+    ):  # in ComfyUI, which does not need it: boxes stand for the few letters that Aileron lacks
+        return _aileron(size_px)
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     # DejaVu runs wide and tall beside Aileron: nine tenths of the size looks the same.

@@ -84,15 +84,17 @@ def choose(measured: Measured, *, mode: Mode, keep: int, gate: float) -> Choice:
 def survivors(measured: Measured, *, mode: Mode, count: int, gate: float, t: float) -> list[int]:
     """Who goes on at time t: `count` candidates by structure, clear failures of identity last; in rising order.
 
-    A clear failure has a VSM below `identity_bar(gate, t)`, or undefined scores.
+    A clear failure has a VSM below `identity_bar(gate, t)`. An undefined VSM says nothing yet (a blurred picture
+    matches nothing) and is no failure; an undefined nSSM comes after everything.
     """
     check_counts(len(measured.nssm), count)
-    is_defined = measured.is_defined
-    hopeful = _indices(is_defined & (measured.vsm >= identity_bar(gate, t)))
-    failing = _indices(is_defined & (measured.vsm < identity_bar(gate, t)))
+    has_structure = ~measured.nssm.isnan()
+    is_failing = measured.vsm < identity_bar(gate, t)  # False where undefined
+    hopeful = _indices(has_structure & ~is_failing)
+    failing = _indices(has_structure & is_failing)
     ordered = _best(measured, hopeful, mode, min(count, len(hopeful))) if hopeful else []
     nearest = sorted(failing, key=lambda index: float(measured.vsm[index]), reverse=True)
-    return sorted([*ordered, *nearest, *_indices(~is_defined)][:count])
+    return sorted([*ordered, *nearest, *_indices(~has_structure)][:count])
 
 
 def _best(measured: Measured, candidates: list[int], mode: Mode, count: int) -> list[int]:

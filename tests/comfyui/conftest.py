@@ -31,6 +31,10 @@ def comfy_python(installed_comfyui: ComfyUI) -> Path:
 
 @pytest.fixture(scope="session")
 def comfyui(installed_comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running server that has this repository as its custom node pack."""
-    with Server(installed_comfyui, tmp_path_factory.mktemp("comfyui")) as server:
+    """A running server that has this repository as its custom node pack, and small models for the tests."""
+    base = tmp_path_factory.mktemp("comfyui")
+    small_models = base / "custom_nodes" / "small_models"
+    small_models.parent.mkdir()
+    small_models.symlink_to(Path(__file__).with_name("small_models"), target_is_directory=True)
+    with Server(installed_comfyui, base) as server:
         yield server

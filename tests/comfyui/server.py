@@ -160,6 +160,22 @@ class Server:
         """Stops the workflow that runs now at its next step."""
         self._bytes("/interrupt", b"{}")
 
+    def queue_running(self) -> int:
+        """How many workflows run now."""
+        return len(self._json("/queue")["queue_running"])
+
+    def forget(self) -> None:
+        """Unloads all models and drops what was cached of earlier runs."""
+        self._bytes("/free", b'{"unload_models": true, "free_memory": true}')
+
+    def templates(self) -> dict[str, list[str]]:
+        """The names of the example workflows that each pack offers to the template browser."""
+        return self._json("/workflow_templates")
+
+    def page(self, path: str) -> bytes:
+        """What the server answers to a GET of a path."""
+        return self._bytes(urllib.parse.quote(path))
+
     def file(self, entry: Mapping[str, str]) -> bytes:
         """The content of a file that an output names by filename, subfolder and type."""
         query = {key: entry[key] for key in ("filename", "subfolder", "type")}

@@ -63,6 +63,9 @@ def test_early_steps_only_reject_clear_failures() -> None:
     # at t = .5 the bar of a gate of .5 is .25: picture 0 goes on, which the gate itself would not let pass
     assert survivors(early, mode="reward", count=1, gate=0.5, t=0.5) == [0]
     assert survivors(early, mode="reward", count=1, gate=0.5, t=0.0) == [2]
+    # a blurred picture that matches nothing yet is no failure
+    blurred = measured([0.9, 0.8], [NAN, 0.9])
+    assert survivors(blurred, mode="reward", count=1, gate=0.5, t=0.9) == [0]
     # clear failures fill up what is left, the nearest first
     assert survivors(early, mode="reward", count=3, gate=0.95, t=0.0) == [0, 1, 2]
 

@@ -1,0 +1,167 @@
+"""The Gated Best-of-N Sampler inside ComfyUI: its candidates are the stock sampler's, pruned or not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .graphs import best_of_n, model_of, node, pocket, report, saved_latent, saved_pictures, stock
+from .server import Server, WorkflowFailed, WorkflowRefused
+
+LOCKSTEP = ("euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ipndm", "ipndm_v", "deis", "res_multistep",
+            "gradient_estimation")  # fmt: skip
+ONE_BY_ONE = ("euler_ancestral", "dpmpp_2m_sde", "lcm", "uni_pc", "euler_cfg_pp", "dpm_adaptive")
+
+
+def with_sampler(name: str, **settings: object) -> dict[str, dict[str, object]]:
+    graph = pocket(lora="explore", **settings)  # type: ignore[arg-type]
+    graph["sampler"] = node("KSamplerSelect", sampler_name=name)
+    return graph
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral"])
+def test_one_candidate_is_the_stock_sampler_s_latent_exactly(comfyui: Server, sampler: str) -> None:
+    graph = with_sampler(sampler)
+    ours = saved_latent(comfyui, comfyui.run(best_of_n(graph, candidates=1, keep=1, noise_seed=7)))
+    theirs = saved_latent(comfyui, comfyui.run(stock(graph, 7)))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sampler", [*LOCKSTEP, *ONE_BY_ONE])
+def test_candidate_i_is_the_stock_sampler_s_picture_of_seed_plus_i(comfyui: Server, sampler: str) -> None:
+    graph = with_sampler(sampler)
+    outputs = comfyui.run(best_of_n(graph, candidates=2, keep=2, noise_seed=11))
+    ours = saved_latent(comfyui, outputs)
+    kept = [row for row in report(outputs)["candidates"] if row["kept"]]
+    assert sorted(row["seed"] for row in kept) == [11, 12]
+    for row in kept:
+        theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"])))
+        assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs), row
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
+def test_survivors_of_pruning_are_the_stock_sampler_s_pictures_too(comfyui: Server, sampler: str) -> None:
+    graph = with_sampler(sampler)
+    pruned = best_of_n(graph, candidates=4, keep=1, pruning=True, pruning_plan="2:3 3:2")
+    outputs = comfyui.run(pruned)
+    told = report(outputs)
+    assert sorted(row["stopped_after_step"] or 9 for row in told["candidates"]) == [2, 3, 9, 9]
+    (winner,) = (row for row in told["candidates"] if row["kept"])
+    assert winner["stopped_after_step"] is None
+    theirs = saved_latent(comfyui, comfyui.run(stock(graph, winner["seed"])))
+    assert torch.equal(saved_latent(comfyui, outputs), theirs)
+    # paused in place: 4 x 2 + 3 x 1 + 2 x 3 steps; run again from the start: 4 x 2 + 3 x 3 + 2 x 6
+    assert told["evaluations"] == (17 if sampler == "dpmpp_2m" else 29)
+    assert told["evaluations_without_pruning"] == 24
+    assert "29%" in told["summary"] or sampler != "dpmpp_2m"
+
+
+def test_larger_micro_batches_are_equal_but_for_rounding(comfyui: Server) -> None:
+    graph = with_sampler("euler")
+    one = saved_latent(comfyui, comfyui.run(best_of_n(graph, micro_batch=1)))
+    for rows in (0, 2, 3):
+        several = saved_latent(comfyui, comfyui.run(best_of_n(graph, micro_batch=rows)))
+        torch.testing.assert_close(several, one, atol=1e-4, rtol=0)
+
+
+def test_a_guider_of_its_own_serves_as_well(comfyui: Server) -> None:
+    graph = with_sampler("euler")
+    graph["negative"] = node("CLIPTextEncode", clip=["pocket", 1], text="a robot")
+    graph["cfg"] = node(
+        "CFGGuider", model=model_of(graph), positive=["positive", 0], negative=["negative", 0], cfg=2.0
+    )
+    ours = comfyui.run(best_of_n(graph, candidates=1, keep=1, model=["cfg", 0], positive=None))
+    theirs = comfyui.run(stock(graph, 5, guider=["cfg", 0]))
+    assert torch.equal(saved_latent(comfyui, ours), saved_latent(comfyui, theirs))
+
+
+def test_an_inpainting_mask_and_a_partial_schedule_are_the_stock_sampler_s(comfyui: Server) -> None:
+    graph = with_sampler("euler")
+    graph["half"] = node("SolidMask", value=1.0, width=64, height=128)
+    graph["whole"] = node("SolidMask", value=0.0, width=128, height=128)
+    graph["mask"] = node(
+        "MaskComposite", destination=["whole", 0], source=["half", 0], x=0, y=0, operation="add"
+    )
+    graph["latent"] = node("SetLatentNoiseMask", samples=["encoded", 0], mask=["mask", 0])
+    graph["sigmas"] = node("BasicScheduler", model=["pocket", 0], scheduler="simple", steps=6, denoise=0.7)
+    outputs = comfyui.run(best_of_n(graph, candidates=3, keep=1, pruning=True, pruning_plan="2:2"))
+    (winner,) = (row for row in report(outputs)["candidates"] if row["kept"])
+    theirs = comfyui.run(stock(graph, winner["seed"]))
+    assert torch.equal(saved_latent(comfyui, outputs), saved_latent(comfyui, theirs))
+
+
+def test_the_same_workflow_twice_gives_the_same_pictures(comfyui: Server) -> None:
+    graph = best_of_n(with_sampler("euler"), candidates=4, keep=2, pruning=True, mode="diverse set")
+    first = comfyui.run(graph)
+    runs = comfyui.log().count("best of 4:")
+    comfyui.forget()
+    again = comfyui.run(graph)
+    assert comfyui.log().count("best of 4:") == runs + 1  # it was sampled again, not remembered
+    assert report(first) == report(again)
+    for one, other in zip(saved_pictures(comfyui, first), saved_pictures(comfyui, again), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_nothing_past_the_gate_is_said_and_the_nearest_are_returned(comfyui: Server) -> None:
+    graph = best_of_n(with_sampler("euler", figure=1), candidates=3, keep=2, gate=1.0, tau_v=0.95)
+    told = report(comfyui.run(graph))
+    assert told["summary"].startswith(
+        "nothing passed the gate (VSM 1.00); the nearest 2 are returned, marked"
+    )
+    kept = [row for row in told["candidates"] if row["kept"]]
+    assert [row["passes"] for row in kept] == [False, False]
+    assert min(row["vsm"] for row in kept) >= max(row["vsm"] for row in told["candidates"] if not row["kept"])
+    assert "nothing passed the gate" in comfyui.log()
+
+
+def test_the_outputs_belong_together(comfyui: Server) -> None:
+    graph = best_of_n(with_sampler("euler"), candidates=3, keep=2)
+    graph["decoded"] = node("VAEDecode", samples=["best", 1], vae=["pocket", 2])
+    graph["again"] = node("SaveImage", images=["decoded", 0], filename_prefix="again")
+    graph["all"] = node("SaveImage", images=["best", 4], filename_prefix="all")
+    graph["seeds"] = node("PreviewAny", source=["best", 2])
+    outputs = comfyui.run(graph)
+    ranked = sorted(
+        (row for row in report(outputs)["candidates"] if row["kept"]), key=lambda row: row["rank"]
+    )
+    kept, decoded, every = (saved_pictures(comfyui, outputs, name) for name in ("kept", "again", "all"))
+    assert [picture.tobytes() for picture in kept] == [picture.tobytes() for picture in decoded]
+    assert [every[row["seed"] - 5].tobytes() for row in ranked] == [picture.tobytes() for picture in kept]
+    assert outputs["seeds"]["text"] == [str(row["seed"]) for row in ranked]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"candidates": 2, "keep": 3}, "keep must be between 1 and the number of candidates, 2, got 3"),
+        ({"positive": None}, "positive: a model needs a prompt"),
+        ({"pruning": True, "pruning_plan": "nonsense"}, "pairs STEP:SURVIVORS"),
+        ({"gate": -0.5}, "gate: a VSM between 0 and 1, or -1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(comfyui: Server, changes: dict[str, object], said: str) -> None:
+    with pytest.raises(WorkflowFailed, match="DivRL_GatedBestOfN") as failed:
+        comfyui.run(best_of_n(pocket(), **changes))
+    assert said in failed.value.message
+
+
+def test_latents_that_are_no_picture_s_are_refused(comfyui: Server) -> None:
+    graph = pocket()
+    graph["latent"] = node("EmptyHunyuanLatentVideo", width=128, height=128, length=5, batch_size=1)
+    with pytest.raises(WorkflowFailed, match="a video or audio latent cannot be compared"):
+        comfyui.run(best_of_n(graph))
+    graph["latent"] = node("EmptySD3LatentImage", width=128, height=128, batch_size=2)
+    with pytest.raises(WorkflowFailed, match="latent: needs a batch of 1, got 2"):
+        comfyui.run(best_of_n(graph))
+
+
+def test_a_prompt_beside_a_guider_is_refused(comfyui: Server) -> None:
+    graph = pocket()
+    graph["basic"] = node("BasicGuider", model=["pocket", 0], conditioning=["positive", 0])
+    with pytest.raises(WorkflowFailed, match="a guider is connected, which has its own prompt"):
+        comfyui.run(best_of_n(graph, model=["basic", 0]))
+
+
+def test_values_out_of_range_are_refused_by_the_form(comfyui: Server) -> None:
+    with pytest.raises(WorkflowRefused, match="candidates"):
+        comfyui.run(best_of_n(pocket(), candidates=0))
