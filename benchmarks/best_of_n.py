@@ -5,8 +5,8 @@
 A group is one held-out figure of the pocket world with N = 8 candidates, of which K = 2 are kept, 28 steps of Euler.
 Each group runs twice in the same server: all candidates finished, then with the pruning plan. Seconds are those of the
 whole prompt as the server reports them; loaders are cached, so they are the sampler node's. Needs the network once, to
-install ComfyUI (`tests/comfyui/install.py`). Results go to a JSON file after every group; the same command goes on where
-it was.
+install ComfyUI (`tests/comfyui/install.py`). Results go to a JSON file after every group; the same command goes on
+where it was.
 """
 
 from __future__ import annotations

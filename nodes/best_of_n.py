@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import comfy.sample
-import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from .backbone import BACKBONE
-from .convert import latent_of_one_picture, to_image
-from .score import as_json, make_judge
+from .contest import Contest
+from .convert import to_image
+from .decoding import AUTO, VAE
+from .score import make_judge
 from .thresholds import gate_inputs, gate_of, score_settings, threshold_inputs
-
-if TYPE_CHECKING:
-    from ..divrl_core.selection.choice import Choice, Measured
-    from ..divrl_core.selection.pruning import Cut
-    from .candidates import Candidates
 
 logger = logging.getLogger("divrl")
 
@@ -133,187 +127,6 @@ class GatedBestOfN(io.ComfyNode):
         )
 
 
-class Contest:
-    """One run of the node: candidates sampled, compared at the cuts and at the end, and what is said of them."""
-
-    images: Tensor  # (N, 3, H, W), the foreseen pictures of those stopped early
-    choice: Choice
-
-    def __init__(
-        self,
-        *,
-        guider: Any,
-        sampler: Any,
-        sigmas: Tensor,
-        latent: dict[str, Any],
-        vae: Any,
-        judge: Any,
-        seed: int,
-        candidates: int,
-        keep: int,
-        mode: str,
-        gate: float,
-        plan_words: str | None,
-        foreseen_by: str,
-        micro_batch: int,
-    ) -> None:
-        """Raises ValueError, before anything is sampled, for what cannot be."""
-        from ..divrl_core.selection.pruning import check_counts, parse_plan
-        from .candidates import Candidates, is_lockstep, rows_at_once, seeds_from
-        from .decoding import Decoder
-
-        check_counts(candidates, keep)
-        steps = len(sigmas) - 1
-        if steps < 1:
-            raise ValueError(f"sigmas: needs at least 2, that is 1 step, got {len(sigmas)}")
-        samples = comfy.sample.fix_empty_latent_channels(
-            guider.model_patcher,
-            latent_of_one_picture(latent),
-            latent.get("downscale_ratio_spacial"),
-            latent.get("downscale_ratio_temporal"),
-        )
-        self.latent = {**latent, "samples": latent_of_one_picture({"samples": samples})}
-        plan = () if plan_words is None else parse_plan(plan_words, candidates, keep, steps)
-        self.plan: dict[int, Cut] = {cut.after_step: cut for cut in plan}
-        self.judge, self.keep, self.mode, self.gate, self.steps = judge, keep, mode, gate, steps
-        self.seeds = seeds_from(seed, candidates)
-        self._sigmas = sigmas
-        self._decoder = Decoder(vae, guider.model_patcher.model, foreseen_by=foreseen_by)
-        rows = micro_batch or rows_at_once(guider.model_patcher, samples.shape, candidates)
-        self.candidates: Candidates = Candidates(
-            guider=guider,
-            sampler=sampler,
-            sigmas=sigmas,
-            latent=self.latent,
-            seeds=self.seeds,
-            micro_batch=rows if is_lockstep(sampler) else 1,
-            cuts=tuple(self.plan),
-            decide=self._decide,
-        )
-        self._pictures: dict[int, Tensor] = {}
-        self._scores: dict[int, tuple[float, float]] = {}  # nSSM and VSM, as last measured
-
-    def run(self) -> None:
-        """Sample, score, choose."""
-        from ..divrl_core.selection.choice import choose
-
-        self.candidates.run()
-        finished = sorted(self.candidates.latents)
-        pictures = self._decoder.finish(torch.cat([self.candidates.latents[index] for index in finished]))
-        measured = self._measure(finished, pictures)
-        best = choose(measured, mode=self.mode, keep=self.keep, gate=self.gate)  # type: ignore[arg-type]
-        kept = tuple(finished[index] for index in best.kept)
-        self.choice = type(best)(kept, best.passed)
-        self.images = torch.stack([self._pictures[index] for index in range(len(self.seeds))])
-
-    def kept_images(self) -> Tensor:
-        """(K, H, W, 3), the best first."""
-        return self.images[list(self.choice.kept)].movedim(1, -1)
-
-    def kept_latents(self) -> dict[str, Any]:
-        """The latents of the kept, as the stock sampler hands its own on."""
-        out = {key: value for key, value in self.latent.items() if not key.startswith("downscale_ratio")}
-        out.pop("batch_index", None)
-        return {**out, "samples": torch.cat([self.candidates.latents[index] for index in self.choice.kept])}
-
-    def summary(self) -> str:
-        """What was kept, what passed, and what it cost."""
-        kept = len(self.choice.kept)
-        passed = kept - self.choice.shortfall
-        cost = f"{self.candidates.evaluations} model evaluations"
-        whole = self._evaluations_of_all()
-        if self.candidates.stopped_after:
-            cost += f" of {whole}, {1 - self.candidates.evaluations / whole:.0%} saved by pruning"
-        if not passed:
-            return f"nothing passed the gate (VSM {self.gate:.2f}); the nearest {kept} are returned, marked; {cost}"
-        short = "" if passed == kept else f", only {passed} of them past the gate, the others marked"
-        return f"{kept} kept{short}; {cost}"
-
-    def as_json(self, penalty: float) -> str:
-        """Every candidate's seed, scores and fate."""
-        from ..divrl_core.rewards.gate import suppress_reward
-
-        nssm, vsm = (
-            torch.tensor([self._scores[index][part] for index in range(len(self.seeds))]) for part in (0, 1)
-        )
-        reward = suppress_reward(nssm, vsm, gate=self.gate, penalty_weight=penalty).total
-        rows = [
-            {
-                "seed": seed,
-                "vsm": float(vsm[index]),
-                "nssm": float(nssm[index]),
-                "reward": float(reward[index]),
-                "passes": bool(vsm[index] >= self.gate),
-                "kept": index in self.choice.kept,
-                "rank": self.choice.kept.index(index) + 1 if index in self.choice.kept else None,
-                "stopped_after_step": self.candidates.stopped_after.get(index),
-            }
-            for index, seed in enumerate(self.seeds)
-        ]
-        content = json.loads(as_json(rows, self.judge, gate=self.gate, penalty=penalty))
-        content |= {
-            "mode": self.mode,
-            "steps": self.steps,
-            "evaluations": self.candidates.evaluations,
-            "evaluations_without_pruning": self._evaluations_of_all(),
-            "summary": self.summary(),
-        }
-        content["candidates"] = content.pop("pictures")
-        return json.dumps(content, indent=2)
-
-    def sheet(self) -> Any:
-        """All candidates, the kept ones framed."""
-        from ..divrl_core.evaluation.score_sheet import ScoredPicture, score_sheet
-
-        shape = (self.images.shape[-2], self.images.shape[-1])
-        return score_sheet(
-            self.judge.reference(shape).image,
-            [
-                ScoredPicture(
-                    picture=self.images[index],
-                    label=f"seed {seed}",
-                    nssm=self._scores[index][0],
-                    vsm=self._scores[index][1],
-                    is_kept=index in self.choice.kept,
-                    is_foreseen=index in self.candidates.stopped_after,
-                    note=self._fate(index),
-                )
-                for index, seed in enumerate(self.seeds)
-            ],
-            gate=self.gate,
-            title=f"Best of {len(self.seeds)} by {self.mode}, gate at VSM {self.gate:.2f}",
-            notes=[_sentence(self.summary()), f"Measured with {self.judge.backbone.source}."],
-        )
-
-    def _decide(self, step: int, alive: list[int], predicted: Tensor) -> list[int]:
-        """At a cut: foresee, measure, keep the promising."""
-        from ..divrl_core.selection.choice import survivors
-
-        measured = self._measure(alive, self._decoder.foresee(predicted))
-        count = min(self.plan[step].survivors, len(alive))
-        t = _time(self._sigmas, step - 1)
-        chosen = survivors(measured, mode=self.mode, count=count, gate=self.gate, t=t)  # type: ignore[arg-type]
-        logger.info("after step %d of %d: %d of %d go on", step, self.steps, len(chosen), len(alive))
-        return [alive[index] for index in chosen]
-
-    def _measure(self, indices: list[int], pictures: Tensor) -> Measured:
-        measured: Measured = self.judge.measured(pictures)
-        for row, index in enumerate(indices):
-            self._pictures[index] = pictures[row].cpu()
-            self._scores[index] = float(measured.nssm[row]), float(measured.vsm[row])
-        return measured
-
-    def _fate(self, index: int) -> str:
-        if index in self.choice.kept:
-            return f"kept, no. {self.choice.kept.index(index) + 1}"
-        step = self.candidates.stopped_after.get(index)
-        return "" if step is None else f"stopped after step {step}"
-
-    def _evaluations_of_all(self) -> int:
-        """Evaluations had nobody been stopped: those of a finished candidate, times all."""
-        return self.candidates.evaluations_of_one * len(self.seeds)
-
-
 def _model_inputs() -> list[Any]:
     return [
         io.MultiType.Input(
@@ -370,8 +183,6 @@ def _choice_inputs() -> list[Any]:
 
 
 def _cost_inputs() -> list[Any]:
-    from .decoding import AUTO, VAE
-
     return [
         io.Boolean.Input(
             "pruning",
@@ -422,13 +233,3 @@ def _guider(model: Any, positive: Any) -> Any:
     guider = Guider_Basic(model)
     guider.set_conds(positive)
     return guider
-
-
-def _time(sigmas: Tensor, index: int) -> float:
-    """The time t in [0, 1] at a step: sigma itself for flow models, else its share of the largest."""
-    largest = float(sigmas.max())
-    return float(sigmas[index]) / (largest if largest > 1 else 1.0)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
