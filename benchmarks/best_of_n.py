@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -72,9 +72,9 @@ def run_group(server: Server, **settings: Any) -> Row:
         "kept": [row["seed"] for row in kept],
         "kept_nssm": [row["nssm"] for row in kept],
         "kept_passes": [row["passes"] for row in kept],
-        "first_nssm": [row["nssm"] for row in report["candidates"][:KEEP]],
-        "first_passes": [row["passes"] for row in report["candidates"][:KEEP]],
-        "passing": sum(row["passes"] for row in report["candidates"]),
+        "nssm": [row["nssm"] for row in report["candidates"]],
+        "vsm": [row["vsm"] for row in report["candidates"]],
+        "gate": report["gate"],
     }
 
 
@@ -83,25 +83,32 @@ def summary(groups: list[dict[str, Row]]) -> str:
     full, pruned = ([group[name] for group in groups] for name in ("full", "pruned"))
     both = [len(set(a["kept"]) & set(b["kept"])) for a, b in zip(full, pruned, strict=True)]
     first = [a["kept"][0] in b["kept"] for a, b in zip(full, pruned, strict=True)]
-    kept = {
-        name: [_mean(row["kept_nssm"]) for row in rows] for name, rows in (("full", full), ("pruned", pruned))
-    }
-    unchosen = [_mean(row["first_nssm"]) for row in full]
     lines = [
-        f"groups: {len(groups)}; a group: N = {CANDIDATES}, K = {KEEP}, {STEPS} steps",
-        f"evaluations a group: full {_spread([row['evaluations'] for row in full])}, "
-        f"pruned {_spread([row['evaluations'] for row in pruned])}",
+        f"groups: {len(groups)}; a group: N = {CANDIDATES}, K = {KEEP}, {STEPS} steps, gate {full[0]['gate']:g}",
         f"seconds a group: full {_spread([row['seconds'] for row in full])}, "
         f"pruned {_spread([row['seconds'] for row in pruned])}, "
         f"ratio {_spread([b['seconds'] / a['seconds'] for a, b in zip(full, pruned, strict=True)])}",
         f"the same {KEEP} kept: {_share([count == KEEP for count in both])}; "
         f"at least one of them: {_share([count > 0 for count in both])}; the best among the kept: {_share(first)}",
-        f"mean nSSM of the kept: full {_spread(kept['full'])}, pruned {_spread(kept['pruned'])}, "
-        f"the first {KEEP} unchosen {_spread(unchosen)}",
-        f"kept that pass the gate: full {_passes(full, 'kept')}, pruned {_passes(pruned, 'kept')}, "
-        f"unchosen {_passes(full, 'first')}",
+        "",
+        "| | evaluations | kept that pass the gate | nSSM of the kept | nSSM, 0 where the gate is failed |",
+        "| --- | --- | --- | --- | --- |",
     ]
+    lines += [
+        _row(f"best of {number}", [number * STEPS] * len(full), [plain(row, number) for row in full])
+        for number in range(KEEP, CANDIDATES + 1)
+    ]
+    evaluations = [row["evaluations"] for row in pruned]
+    lines.append(_row(f"best of {CANDIDATES}, pruned", evaluations, [_kept(row) for row in pruned]))
     return "\n".join(lines)
+
+
+def plain(row: Row, number: int) -> list[tuple[float, bool]]:
+    """(nSSM, passes) of what the first `number` candidates alone would have given, by reward."""
+    scores = [_Score(*pair, row["gate"]) for pair in zip(row["nssm"], row["vsm"], strict=True)][:number]
+    passing = sorted((one for one in scores if one.passes), key=lambda one: -one.nssm)
+    others = sorted((one for one in scores if not one.passes), key=lambda one: -(one.vsm or 0.0))
+    return [(one.nssm or 0.0, one.passes) for one in [*passing, *others][:KEEP]]
 
 
 def main() -> None:
@@ -158,8 +165,26 @@ def _share(flags: list[bool]) -> str:
     return f"{share:.2f} ± {math.sqrt(share * (1 - share) / len(flags)):.2f}"
 
 
-def _passes(rows: list[Row], which: str) -> str:
-    return _share([flag for row in rows for flag in row[f"{which}_passes"]])
+class _Score(NamedTuple):
+    nssm: float
+    vsm: float | None
+    gate: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the gate lets it through; an undefined score does not pass."""
+        return self.vsm is not None and self.vsm >= self.gate
+
+
+def _kept(row: Row) -> list[tuple[float, bool]]:
+    return list(zip(row["kept_nssm"], row["kept_passes"], strict=True))
+
+
+def _row(name: str, evaluations: list[int], kept: list[list[tuple[float, bool]]]) -> str:
+    passing = _share([passes for group in kept for _, passes in group])
+    nssm = [_mean([nssm for nssm, _ in group]) for group in kept]
+    gated = [_mean([nssm * passes for nssm, passes in group]) for group in kept]
+    return f"| {name} | {_mean(evaluations):.0f} | {passing} | {_spread(nssm)} | {_spread(gated)} |"
 
 
 if __name__ == "__main__":

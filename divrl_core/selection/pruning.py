@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FIRST_CUT, SECOND_CUT = 1 / 7, 2 / 7  # of the steps; 4 and 8 of 28
-SPARE = 1  # candidates beyond those kept that reach the end, so that the gate still has a choice
+FINISHED_PER_KEPT = (
+    2  # so many reach the end for each that is kept: identity is settled late, the gate needs a choice
+)
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,20 @@ class Cut:
 
 
 def pruning_plan(candidates: int, keep: int, steps: int) -> tuple[Cut, ...]:
-    """Half go on after a seventh of the steps, a quarter after two sevenths, but never fewer than `keep` + 1.
+    """Half go on after a seventh of the steps, a quarter after two sevenths, but never fewer than twice `keep`.
 
     Cuts that would stop nobody, or fall on the last step, are left out. Raises ValueError unless
-    1 <= keep <= candidates and steps >= 1.
+    1 <= keep <= candidates and steps >= 1. Why twice: docs/comfyui.md, "Gated best-of-N".
     """
     check_counts(candidates, keep)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    least = FINISHED_PER_KEPT * keep
     wanted = [
-        (max(1, round(steps * FIRST_CUT)), max(keep + SPARE, math.ceil(candidates / 2))),
-        (max(2, round(steps * SECOND_CUT)), max(keep + SPARE, math.ceil(candidates / 4))),
+        Cut(max(1, round(steps * FIRST_CUT)), max(least, math.ceil(candidates / 2))),
+        Cut(max(2, round(steps * SECOND_CUT)), max(least, math.ceil(candidates / 4))),
     ]
-    return _effective([Cut(*pair) for pair in wanted], candidates, steps)
+    return _effective(wanted, candidates, steps)
 
 
 def parse_plan(text: str, candidates: int, keep: int, steps: int) -> tuple[Cut, ...]:

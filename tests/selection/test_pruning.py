@@ -33,6 +33,13 @@ def test_a_plan_never_stops_those_that_are_kept_and_never_costs_more(
     assert planned_steps(plan, candidates, steps) <= candidates * steps
 
 
+def test_twice_as_many_reach_the_end_as_are_kept() -> None:
+    assert pruning_plan(8, 2, 28) == (Cut(4, 4),)
+    assert pruning_plan(16, 2, 28) == (Cut(4, 8), Cut(8, 4))
+    assert pruning_plan(8, 1, 28) == (Cut(4, 4), Cut(8, 2))
+    assert pruning_plan(4, 2, 28) == ()
+
+
 def test_a_plan_in_words_is_taken_as_it_stands() -> None:
     assert parse_plan("4:5 8:3", 8, 2, 28) == (Cut(4, 5), Cut(8, 3))
     assert parse_plan("4:5,8:3", 8, 2, 28) == (Cut(4, 5), Cut(8, 3))
