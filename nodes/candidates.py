@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,7 @@ Decide = Callable[[int, list[int], Tensor], list[int]]
 class Candidates:
     """What to sample, and what came of it.
 
-    cuts: steps after which `decide` chooses who goes on. Results: `latents` of those that were finished, by candidate;
+    cuts: steps after which `decide` chooses who goes on, and how many that will be. Results: `latents` of those that were finished, by candidate;
     `stopped_after` of the others; `evaluations`, guided predictions of one row each, and those of one finished.
     """
 
@@ -56,7 +56,7 @@ class Candidates:
     latent: dict[str, Any]
     seeds: Sequence[int]
     micro_batch: int
-    cuts: Sequence[int] = ()
+    cuts: Mapping[int, int] = field(default_factory=dict)
     decide: Decide
     latents: dict[int, Tensor] = field(default_factory=dict)
     stopped_after: dict[int, int] = field(default_factory=dict)
@@ -274,12 +274,12 @@ def is_lockstep(sampler: Any) -> bool:
 
 
 def planned_row_steps(candidates: Candidates) -> int:
-    """Rows times steps, if every cut stops half; what the progress bar runs to."""
+    """Rows times steps, survivors of a cut going on in place or from the start; what the progress bar runs to."""
     rows, total, done = len(candidates.seeds), 0, 0
-    for cut in candidates.cuts:
+    for cut, survivors in candidates.cuts.items():
         total += rows * (cut - done)
         done = cut if is_lockstep(candidates.sampler) else 0
-        rows = math.ceil(rows / 2)
+        rows = survivors
     return total + rows * (candidates.steps - done)
 
 

@@ -74,7 +74,7 @@ class Contest:
             latent=self.latent,
             seeds=self.seeds,
             micro_batch=rows if is_lockstep(sampler) else 1,
-            cuts=tuple(self.plan),
+            cuts={step: cut.survivors for step, cut in self.plan.items()},
             decide=self._decide,
         )
         self._pictures: dict[int, Tensor] = {}
@@ -110,7 +110,9 @@ class Contest:
         cost = f"{self.candidates.evaluations} model evaluations"
         whole = self._evaluations_of_all()
         if self.candidates.stopped_after:
-            cost += f" of {whole}, {1 - self.candidates.evaluations / whole:.0%} saved by pruning"
+            saved = 1 - self.candidates.evaluations / whole
+            words = f"{saved:.0%} saved by pruning" if saved > 0 else "pruning cost more than it saved"
+            cost += f" instead of {whole}, {words}"
         if not passed:
             return f"nothing passed the gate (VSM {self.gate:.2f}); the nearest {kept} are returned, marked; {cost}"
         short = "" if passed == kept else f", only {passed} of them past the gate, the others marked"
