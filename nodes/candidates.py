@@ -46,9 +46,9 @@ Decide = Callable[[int, list[int], Tensor], list[int]]
 class Candidates:
     """What to sample, and what came of it.
 
-    cuts: steps after which `decide` chooses who goes on, and how many that will be. Results: `latents` of those that were
-    finished, by candidate; `stopped_after` of the others; `evaluations`, guided predictions of one row each, and those
-    of one finished.
+    cuts: steps after which `decide` chooses who goes on, and how many that will be. Results: `latents` of those that
+    were finished, by candidate; `stopped_after` of the others; `evaluations`, guided predictions of one row each, and
+    those of one finished.
     """
 
     guider: Any
