@@ -53,11 +53,10 @@ class Contest:
         steps = len(sigmas) - 1
         if steps < 1:
             raise ValueError(f"sigmas: needs at least 2, that is 1 step, got {len(sigmas)}")
+        # Older versions of ComfyUI know neither these entries of a latent nor the arguments.
+        ratios = {key: value for key, value in latent.items() if key.startswith("downscale_ratio")}
         samples = comfy.sample.fix_empty_latent_channels(
-            guider.model_patcher,
-            latent_of_one_picture(latent),
-            latent.get("downscale_ratio_spacial"),
-            latent.get("downscale_ratio_temporal"),
+            guider.model_patcher, latent_of_one_picture(latent), **ratios
         )
         self.latent = {**latent, "samples": latent_of_one_picture({"samples": samples})}
         plan = () if plan_words is None else parse_plan(plan_words, candidates, keep, steps)
