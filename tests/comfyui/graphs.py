@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ LITE0_BACKBONE = "lite0 (packaged)"
 OWN = {"tau_s": -1.0, "tau_v": -1.0, "pooling": 0}
 
 
+NUMBERS = count()
+
+
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    """One node of a workflow in API format."""
+    """One node of a workflow in API format; what saves something is made new, so that it is not remembered."""
+    if "filename_prefix" in inputs:
+        inputs["filename_prefix"] += f"-{next(NUMBERS)}"
     return {"class_type": class_type, "inputs": inputs}
 
 

@@ -1,7 +1,8 @@
 """A real ComfyUI with an environment of its own, in a cache outside the repository; nothing of it is committed.
 
 `python tests/comfyui/install.py` installs it (3-4 minutes, 1.8 GB) or says that it is there. TORCH chooses the
-build of PyTorch as it does for make; DIVRL_COMFYUI_CACHE another folder than ~/.cache/divrl/comfyui-0.30.0.
+build of PyTorch as it does for make; DIVRL_COMFYUI_CACHE another folder than ~/.cache/divrl/comfyui-0.30.0. With
+DIVRL_COMFYUI the tests run against the ComfyUI in that folder, an older one say, in the same environment.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -91,7 +92,8 @@ def ensure_comfyui() -> ComfyUI:
                 comfyui.python, "--requirement", str(REQUIREMENTS), *same_torch(comfyui.python, cache)
             )
             (cache / "requirements").write_text(requirements)
-    return comfyui
+    another = os.environ.get("DIVRL_COMFYUI")
+    return replace(comfyui, root=Path(another).expanduser().resolve()) if another else comfyui
 
 
 def ensure_frontend(comfyui: ComfyUI) -> None:

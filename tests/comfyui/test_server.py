@@ -29,7 +29,8 @@ def grey_picture(width: int = 24, output: str = "PreviewImage") -> dict[str, dic
 
 
 def test_the_pack_is_imported_without_a_complaint(comfyui: Server) -> None:
-    log = comfyui.log()
+    log = comfyui.log().partition("To see the GUI go to")[0]  # what came before the first workflow
+    assert "Import times for custom nodes" in log
     complaints = ("IMPORT FAILED", "Cannot import", "Error while", "[ERROR]")
     said = [line for line in log.splitlines() if PACK in line and any(word in line for word in complaints)]
     assert "\n".join(said) == ""

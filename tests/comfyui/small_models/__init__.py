@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -43,7 +46,10 @@ class SmallVision(io.ComfyNode):
 
     @classmethod
     def execute(cls, kind: str) -> io.NodeOutput:
-        model = ClipVisionModel({**COMMON, **CONFIGS[kind]})
+        with TemporaryDirectory() as folder:  # older versions of ComfyUI read a file and no dict
+            file = Path(folder) / "config.json"
+            file.write_text(json.dumps({**COMMON, **CONFIGS[kind]}))
+            model = ClipVisionModel(str(file))
         generator = torch.Generator().manual_seed(0)
         state = {
             key: torch.randn(value.shape, generator=generator) * 0.05 + ("norm" in key and "weight" in key)
