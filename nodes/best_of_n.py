@@ -45,7 +45,7 @@ class GatedBestOfN(io.ComfyNode):
             inputs=[
                 *_model_inputs(),
                 *_choice_inputs(),
-                *gate_inputs(),
+                *gate_inputs(penalty_changes="the rewards told, not in what is kept"),
                 *_cost_inputs(),
                 *threshold_inputs(),
             ],
@@ -141,9 +141,12 @@ def _model_inputs() -> list[Any]:
         ),
         io.Sampler.Input(
             "sampler",
-            tooltip="Samplers that draw noise (ancestral, SDE) cost more with pruning: survivors start again.",
+            tooltip=(
+                "Euler, heun, dpm_2, lms, dpmpp_2m, ipndm, deis, res_multistep and gradient_estimation are paused in "
+                "place by pruning; with others (ancestral, SDE, ...) survivors start again, which costs more."
+            ),
         ),
-        io.Sigmas.Input("sigmas", tooltip="The schedule, for example from Basic Scheduler."),
+        io.Sigmas.Input("sigmas", tooltip="The schedule, for example from BasicScheduler."),
         io.Latent.Input("latent", tooltip="The latent of one picture, usually empty."),
         io.Vae.Input("vae", tooltip="The model's VAE."),
         io.Image.Input(

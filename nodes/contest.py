@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.sample
 import torch
 from torch import Tensor
 
 from .candidates import Candidates, is_lockstep, rows_at_once, seeds_from
-from .convert import latent_of_one_picture
+from .convert import as_saved, latent_of_one_picture
 from .decoding import Decoder
 from .score import as_json
 
@@ -77,7 +77,7 @@ class Contest:
             decide=self._decide,
         )
         self._pictures: dict[int, Tensor] = {}
-        self._scores: dict[int, tuple[float, float]] = {}  # nSSM and VSM, as last measured
+        self._scores: dict[int, _Score] = {}  # as last measured
 
     def run(self) -> None:
         """Sample, score, choose."""
@@ -112,6 +112,11 @@ class Contest:
             saved = 1 - self.candidates.evaluations / whole
             words = f"{saved:.0%} saved by pruning" if saved > 0 else "pruning cost more than it saved"
             cost += f" instead of {whole}, {words}"
+        if all(one.nssm != one.nssm or one.vsm != one.vsm for one in self._scores.values()):
+            return (
+                "no candidate could be scored (no matches, or flat pictures: look at the mask and tau_s); "
+                f"the first {kept} are returned, marked; {cost}"
+            )
         if not passed:
             return f"nothing passed the gate (VSM {self.gate:.2f}); the nearest {kept} are returned, marked; {cost}"
         short = "" if passed == kept else f", only {passed} of them past the gate, the others marked"
@@ -121,9 +126,8 @@ class Contest:
         """Every candidate's seed, scores and fate."""
         from ..divrl_core.rewards.gate import suppress_reward
 
-        nssm, vsm = (
-            torch.tensor([self._scores[index][part] for index in range(len(self.seeds))]) for part in (0, 1)
-        )
+        scores = [self._scores[index] for index in range(len(self.seeds))]
+        nssm, vsm = torch.tensor([one.nssm for one in scores]), torch.tensor([one.vsm for one in scores])
         reward = suppress_reward(nssm, vsm, gate=self.gate, penalty_weight=penalty).total
         rows = [
             {
@@ -131,6 +135,7 @@ class Contest:
                 "vsm": float(vsm[index]),
                 "nssm": float(nssm[index]),
                 "reward": float(reward[index]),
+                "matches": scores[index].matches,
                 "passes": bool(vsm[index] >= self.gate),
                 "kept": index in self.choice.kept,
                 "rank": self.choice.kept.index(index) + 1 if index in self.choice.kept else None,
@@ -142,6 +147,7 @@ class Contest:
         content |= {
             "mode": self.mode,
             "steps": self.steps,
+            "foreseen_by": self._decoder.name,
             "evaluations": self.candidates.evaluations,
             "evaluations_without_pruning": self._evaluations_of_all(),
             "summary": self.summary(),
@@ -152,6 +158,7 @@ class Contest:
     def sheet(self) -> Any:
         """All candidates, the kept ones framed."""
         from ..divrl_core.evaluation.score_sheet import ScoredPicture, score_sheet
+        from ..divrl_core.evaluation.sheets import short_number
 
         shape = (self.images.shape[-2], self.images.shape[-1])
         return score_sheet(
@@ -160,8 +167,9 @@ class Contest:
                 ScoredPicture(
                     picture=self.images[index],
                     label=f"seed {seed}",
-                    nssm=self._scores[index][0],
-                    vsm=self._scores[index][1],
+                    nssm=self._scores[index].nssm,
+                    vsm=self._scores[index].vsm,
+                    matches=self._scores[index].matches,
                     is_kept=index in self.choice.kept,
                     is_foreseen=index in self.candidates.stopped_after,
                     note=self._fate(index),
@@ -169,7 +177,7 @@ class Contest:
                 for index, seed in enumerate(self.seeds)
             ],
             gate=self.gate,
-            title=f"Best of {len(self.seeds)} by {self.mode}, gate at VSM {self.gate:.2f}",
+            title=f"Best of {len(self.seeds)} by {self.mode}, gate at VSM {short_number(self.gate)}",
             notes=[_sentence(self.summary()), f"Measured with {self.judge.backbone.source}."],
         )
 
@@ -185,10 +193,13 @@ class Contest:
         return [alive[index] for index in chosen]
 
     def _measure(self, indices: list[int], pictures: Tensor) -> Measured:
-        measured: Measured = self.judge.measured(pictures)
+        measured: Measured = self.judge.measured(as_saved(pictures))
+        assert measured.matches is not None
         for row, index in enumerate(indices):
             self._pictures[index] = pictures[row].cpu()
-            self._scores[index] = float(measured.nssm[row]), float(measured.vsm[row])
+            self._scores[index] = _Score(
+                float(measured.nssm[row]), float(measured.vsm[row]), int(measured.matches[row])
+            )
         return measured
 
     def _fate(self, index: int) -> str:
@@ -200,6 +211,12 @@ class Contest:
     def _evaluations_of_all(self) -> int:
         """Evaluations had nobody been stopped: those of a finished candidate, times all."""
         return self.candidates.evaluations_of_one * len(self.seeds)
+
+
+class _Score(NamedTuple):
+    nssm: float
+    vsm: float
+    matches: int
 
 
 def _time(sigmas: Tensor, index: int) -> float:

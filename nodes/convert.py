@@ -30,6 +30,11 @@ def to_bchw(images: Tensor, name: str) -> Tensor:
     return images.movedim(-1, 1).float().contiguous()
 
 
+def as_saved(images: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) at the 8 bits that Save Image writes (it rounds down), so that files score as they do."""
+    return images.mul(255).clamp(0, 255).floor().div(255)
+
+
 def reference_picture(image: Tensor) -> Image.Image:
     """One reference as an 8-bit RGB picture. Raises ValueError for a batch, or other than 3 channels."""
     bchw = to_bchw(image, "reference")
@@ -73,21 +78,27 @@ def to_image(pictures: Sequence[Image.Image] | Image.Image) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
-def latent_of_one_picture(latent: dict[str, Any]) -> Tensor:
-    """The tensor (1, C, h, w) of a latent. Raises ValueError for video and other latents, and for batches."""
+def latent_of_pictures(latent: dict[str, Any]) -> Tensor:
+    """The tensor (B, C, h, w) of a latent. Raises ValueError for video and other latents."""
     samples = latent["samples"]
     if getattr(samples, "is_nested", False) or samples.ndim != 4:
         shape = "several parts" if getattr(samples, "is_nested", False) else tuple(samples.shape)
         raise ValueError(
-            f"latent: needs that of one picture, (1, channels, height, width), got {shape}: a video or audio latent "
-            "cannot be compared with a reference picture"
+            f"latent: needs that of a picture, (batch, channels, height, width), got {shape}: a video or audio latent "
+            "cannot be used with a reference picture"
         )
+    result: Tensor = samples
+    return result
+
+
+def latent_of_one_picture(latent: dict[str, Any]) -> Tensor:
+    """The tensor (1, C, h, w) of a latent. Raises ValueError for batches as well."""
+    samples = latent_of_pictures(latent)
     if len(samples) != 1:
         raise ValueError(
             f"latent: needs a batch of 1, got {len(samples)}; the number of candidates is set on this node"
         )
-    result: Tensor = samples
-    return result
+    return samples
 
 
 def _flags(mask: Tensor, image: Tensor, name: str) -> Tensor:

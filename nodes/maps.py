@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from .backbone import BACKBONE
-from .convert import masks_of_images, to_bchw, to_image
+from .convert import as_saved, masks_of_images, to_bchw, to_image
 from .score import make_judge
 from .thresholds import score_settings, threshold_inputs
 
@@ -75,9 +75,9 @@ class StructureAndIdentityMaps(io.ComfyNode):
         judge = make_judge(backbone, reference, reference_mask, settings)
         pictures = to_bchw(images, "images")[:MOST_SHOWN]
         structure, identity, alone = _draw(judge, pictures, _masks(image_masks, images))
-        preview = [to_image(sheet) for sheet in (structure, identity)]
-        values = [*ui.PreviewImage(preview[0], cls=cls).values, *ui.PreviewImage(preview[1], cls=cls).values]
-        return io.NodeOutput(*preview, to_image(alone), ui={"images": values, "animated": (False,)})
+        sheets = [to_image(sheet) for sheet in (structure, identity)]  # as wide as each other
+        preview = torch.cat(sheets, dim=1)
+        return io.NodeOutput(*sheets, to_image(alone), ui=ui.PreviewImage(preview, cls=cls))
 
 
 def _masks(masks: torch.Tensor | None, images: torch.Tensor) -> torch.Tensor | None:
@@ -100,7 +100,7 @@ def _draw(judge: Any, pictures: torch.Tensor, masks: torch.Tensor | None) -> tup
     shape = (pictures.shape[-2], pictures.shape[-1])
     reference, features = judge.reference(shape).image, judge.features(shape)
     own = judge.backbone.extract(reference[None])
-    judged = judge.score(pictures, masks)
+    judged = judge.score(as_saved(pictures), masks)
     pool = judge.settings.nssm_pool
     maps = [self_similarity(one, features.mask, pool=pool) for one in judged.features.structure]
     sources = None if masks is None else resize_mask(masks, judged.features.grid)

@@ -39,7 +39,10 @@ class LoadPocketKontext(io.ComfyNode):
                     "variant",
                     options=list(PARTS),
                     default=KONTEXT,
-                    tooltip="kontext reads a reference; text to image does not, until a masked-CFM LoRA teaches it.",
+                    tooltip=(
+                        "kontext was trained to read a reference. text to image was not: a masked-CFM LoRA teaches it, "
+                        "with Width Reference."
+                    ),
                 ),
                 io.Int.Input(
                     "figure",

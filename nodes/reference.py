@@ -14,7 +14,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
-from .convert import latent_of_one_picture, to_bchw
+from .convert import latent_of_pictures, to_bchw
 
 TOKEN_PX = 16  # a token is 2 x 2 latent cells of 8 px
 
@@ -30,7 +30,7 @@ class WidthReference(io.ComfyNode):
             category="DivRL",
             description=(
                 "For LoRAs trained by masked conditional flow matching (divrl-train cfm) on FLUX.1-dev: the reference "
-                "latents of the conditioning (from Reference Latent) are read beside the target, as one wide canvas."
+                "latents of the conditioning (Set Reference Latent) are read beside the target, as one wide canvas."
             ),
             search_aliases=[
                 "divrl",
@@ -100,7 +100,7 @@ class WidthReferenceFromImage(io.ComfyNode):
     def execute(
         cls, model: Any, conditioning: Any, vae: Any, image: torch.Tensor, latent: Any = None
     ) -> io.NodeOutput:
-        panel = fitted_reference(image, None if latent is None else latent_of_one_picture(latent))
+        panel = fitted_reference(image, None if latent is None else latent_of_pictures(latent))
         encoded = vae.encode(panel)
         values = {"reference_latents": [encoded]}
         with_reference = node_helpers.conditioning_set_values(conditioning, values, append=True)

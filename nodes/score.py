@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from .backbone import BACKBONE
-from .convert import mask_of_reference, masks_of_images, reference_picture, to_bchw, to_image
+from .convert import as_saved, mask_of_reference, masks_of_images, reference_picture, to_bchw, to_image
 from .thresholds import gate_inputs, gate_of, score_settings, threshold_inputs
 
 
@@ -145,7 +145,7 @@ def _scores(
     for number, batch in enumerate(images):
         pictures = to_bchw(batch, "images")
         mask = None if masks is None else masks[number if len(masks) > 1 else 0]
-        scores = judge.score(pictures, masks_of_images(mask, batch)).scores
+        scores = judge.score(as_saved(pictures), masks_of_images(mask, batch)).scores
         reward = suppress_reward(scores.nssm, scores.vsm, gate=gate, penalty_weight=penalty)
         for row in range(len(pictures)):
             vsm = float(scores.vsm[row])
@@ -163,6 +163,7 @@ def _scores(
 
 def _sheet(judge: Any, images: list[Any], rows: list[dict[str, Any]], gate: float) -> Any:
     from ..divrl_core.evaluation.score_sheet import ScoredPicture, score_sheet
+    from ..divrl_core.evaluation.sheets import short_number
 
     pictures = [picture for batch in images for picture in to_bchw(batch, "images")]
     shape = tuple(pictures[0].shape[-2:])
@@ -175,12 +176,13 @@ def _sheet(judge: Any, images: list[Any], rows: list[dict[str, Any]], gate: floa
                 label=f"picture {number}",
                 nssm=row["nssm"],
                 vsm=row["vsm"],
-                note="" if math.isnan(row["reward"]) else f"R {row['reward']:.2f}",
+                matches=row["matches"],
+                note="" if math.isnan(row["reward"]) else f"R {short_number(row['reward'])}",
             )
             for number, (picture, row) in enumerate(zip(pictures, rows, strict=True), start=1)
         ],
         gate=gate,
-        title=f"{passing} of {len(rows)} pictures pass the gate, VSM {gate:.2f}",
+        title=f"{passing} of {len(rows)} pictures pass the gate, VSM {short_number(gate)}",
         notes=[f"Measured with {judge.backbone.source}."],
     )
     return to_image(sheet)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 OWN = -1.0  # "as the backbone was calibrated"
 
 
-def gate_inputs() -> list[Any]:
-    """The gate s and the penalty's weight lambda."""
+def gate_inputs(*, penalty_changes: str = "the reward") -> list[Any]:
+    """The gate s and the penalty's weight lambda; `penalty_changes` says what that is good for on this node."""
     return [
         io.Float.Input(
             "gate",
@@ -31,7 +31,7 @@ def gate_inputs() -> list[Any]:
             max=1000.0,
             step=0.1,
             advanced=True,
-            tooltip="lambda: weight of the penalty below the gate, R2 = nSSM - lambda (s - VSM)^2.",
+            tooltip=f"lambda: weight of the penalty below the gate in {penalty_changes}, nSSM - lambda (s - VSM)^2.",
         ),
     ]
 

@@ -27,7 +27,7 @@ _COLUMNS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredPicture:
-    """One picture with what is said under it. NaN = undefined.
+    """One picture with what is said under it. NaN = undefined. matches: the number behind VSM.
 
     is_kept draws a frame around it; is_foreseen makes all that is said of it grey: it was stopped, not finished.
     """
@@ -36,6 +36,7 @@ class ScoredPicture:
     label: str
     nssm: float
     vsm: float
+    matches: int | None = None
     is_kept: bool = False
     is_foreseen: bool = False
     note: str = ""
@@ -93,7 +94,8 @@ def _draw_scored(
     if scored.is_kept:
         edges = (left - 2, top - 2, left + _CELL_PX + 1, top + _CELL_PX + 1)
         draw.rectangle(edges, outline=LIGHT.ink, width=_FRAME_PX)
-    numbers = f"nSSM {_number(scored.nssm)} · VSM {_number(scored.vsm)}"
+    of_matches = "" if scored.matches is None else f" of {scored.matches}"
+    numbers = f"nSSM {_number(scored.nssm)} · VSM {_beside_gate(scored.vsm, gate)}{of_matches}"
     parts = (scored.note,) if scored.is_foreseen else (verdict(scored.vsm, gate), scored.note)
     below = " · ".join(part for part in parts if part)
     ink = LIGHT.muted if scored.is_foreseen else LIGHT.ink
@@ -127,6 +129,16 @@ def _colour(vsm: float, gate: float) -> str:
 
 def _number(value: float) -> str:
     return UNDEFINED if math.isnan(value) else short_number(value)
+
+
+def _beside_gate(vsm: float, gate: float) -> str:
+    """VSM with as many digits as it takes to see on which side of the gate it lies."""
+    if math.isnan(vsm) or vsm == gate:
+        return _number(vsm)
+    digits = next(
+        digits for digits in (2, 3, 4, 9) if digits == 9 or round(vsm, digits) != round(gate, digits)
+    )
+    return short_number(vsm, digits)
 
 
 def _paste(sheet: Image.Image, picture: Picture, corner: tuple[int, int]) -> None:

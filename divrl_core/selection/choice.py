@@ -23,12 +23,14 @@ MODES: tuple[Mode, ...] = ("reward", "diverse set")
 class Measured:
     """What choosing needs of B candidates. NaN = undefined.
 
-    nssm, vsm: (B,). distances: (B, B) between their structures, from `structural_distances`.
+    nssm, vsm: (B,). distances: (B, B) between their structures, from `structural_distances`. matches: (B,), those
+    behind VSM, where somebody wants to know; a VSM over few of them says little.
     """
 
     nssm: Tensor
     vsm: Tensor
     distances: Tensor
+    matches: Tensor | None = None
 
     def __post_init__(self) -> None:
         """All parts speak of the same candidates."""
@@ -64,15 +66,10 @@ def choose(measured: Measured, *, mode: Mode, keep: int, gate: float) -> Choice:
     Among those that pass: "reward" takes the highest R2, which is their nSSM (eq. 9 takes nothing from them); "diverse
     set" takes the set that is farthest from the reference and within itself (`spread_set`).
 
-    Raises ValueError for a keep or mode that cannot be, and when no candidate has defined scores.
+    Raises ValueError for a keep or mode that cannot be.
     """
     check_counts(len(measured.nssm), keep)
     is_defined = measured.is_defined
-    if not bool(is_defined.any()):
-        raise ValueError(
-            "no candidate could be scored: nSSM or VSM is undefined for all of them (no matches, or flat pictures); "
-            "check the reference's mask, or lower tau_s"
-        )
     passing = _indices(is_defined & (measured.vsm >= gate))
     failing = _indices(is_defined & (measured.vsm < gate))
     ordered = _best(measured, passing, mode, min(keep, len(passing))) if passing else []

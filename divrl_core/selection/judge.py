@@ -80,7 +80,12 @@ class Judge:
         judged = self.score(images)
         mask = self.features((images.shape[-2], images.shape[-1])).mask
         distances = structural_distances(judged.features.structure, mask, pool=self.settings.nssm_pool)
-        return Measured(nssm=judged.scores.nssm.cpu(), vsm=judged.scores.vsm.cpu(), distances=distances.cpu())
+        return Measured(
+            nssm=judged.scores.nssm.cpu(),
+            vsm=judged.scores.vsm.cpu(),
+            distances=distances.cpu(),
+            matches=judged.scores.kept_count.cpu(),
+        )
 
     def _at(self, shape: Shape) -> tuple[Reference, ReferenceFeatures]:
         if shape not in self._prepared:

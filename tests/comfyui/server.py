@@ -127,6 +127,10 @@ class Server:
         """What the server tells its pages of one node type."""
         return self._json(f"/object_info/{urllib.parse.quote(node_id)}")[node_id]
 
+    def every_object_info(self) -> dict[str, Any]:
+        """What the server tells its pages of all node types."""
+        return self._json("/object_info")
+
     def post(self, workflow: Workflow) -> str:
         """Queues a workflow in API format; its prompt id."""
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .english import ENGLISH, english
 from .server import REPOSITORY, Server
 
 NODES = (
@@ -70,6 +71,11 @@ def test_a_translation_knows_the_nodes_and_inputs_that_there_are(comfyui: Server
         assert words["display_name"] and words["description"]
         assert set(words["inputs"]) == set(inputs_of(comfyui, node_id)), f"{locale}: {node_id}"
         assert all(entry["name"] for entry in words["inputs"].values())
+
+
+def test_english_is_what_the_forms_say(comfyui: Server) -> None:
+    written = json.loads(ENGLISH.read_text("utf-8"))
+    assert written == english(comfyui), "run: python -m tests.comfyui.english, and translate what changed"
 
 
 def test_there_are_translations() -> None:

@@ -147,7 +147,9 @@ def test_maps_are_drawn_for_every_picture(comfyui: Server) -> None:
     graph = maps_graph(images=["batch", 0], reference_mask=["pocket", 4])
     graph["batch"] = node("ImageBatch", image1=["pocket", 3], image2=["other", 3])
     outputs = comfyui.run(graph)
-    assert len(outputs["maps"]["images"]) == 2
+    (shown,) = saved_pictures(comfyui, outputs, "maps")
+    (structure,), (identity,) = (saved_pictures(comfyui, outputs, name) for name in ("structure", "identity"))
+    assert shown.size == (structure.width, structure.height + identity.height)
     same, other = (np.asarray(picture).astype(int) for picture in saved_pictures(comfyui, outputs, "alone"))
     coloured = [(np.abs(picture[..., 0] - picture[..., 2]) > 20).mean() for picture in (same, other)]
     assert same.shape == (128, 128, 3)

@@ -45,7 +45,7 @@ def from_canvas(server: Server, name: str) -> Workflow:
 def widgets_of(server: Server, node: dict[str, Any]) -> list[tuple[str, Any]]:
     """The values of a node's widgets by name; a seed's second widget, which only the page has, is left out."""
     sections = server.object_info(node["type"])["input"]
-    values, found = list(node.get("widgets_values", [])), []
+    values, found, uploads = list(node.get("widgets_values", [])), [], 0
     for name, spec in (*sections.get("required", {}).items(), *sections.get("optional", {}).items()):
         kind, options = spec[0], spec[1] if len(spec) > 1 else {}
         is_widget = isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -54,8 +54,8 @@ def widgets_of(server: Server, node: dict[str, Any]) -> list[tuple[str, Any]]:
         found.append((name, values.pop(0)))
         if options.get("control_after_generate") and values and values[0] in CONTROLS:
             values.pop(0)
-        if options.get("image_upload"):
-            values.pop(0)
+        uploads += bool(options.get("image_upload"))
+    del values[:uploads]  # the buttons come last
     assert values == [], f"{node['type']}: {values} belong to no widget"
     return found
 

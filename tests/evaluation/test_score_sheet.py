@@ -7,7 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from divrl_core.evaluation.score_sheet import FAILS, PASSES, ScoredPicture, score_sheet, verdict
+from divrl_core.evaluation.score_sheet import (
+    FAILS,
+    PASSES,
+    ScoredPicture,
+    _beside_gate,
+    score_sheet,
+    verdict,
+)
 from divrl_core.evaluation.sheets import LIGHT
 
 NAN = float("nan")
@@ -44,6 +51,13 @@ def test_an_undefined_score_has_no_bar_and_is_said_to_be() -> None:
 def test_a_picture_exactly_at_the_gate_passes() -> None:
     assert verdict(0.5, 0.5) == "passes"
     assert verdict(0.49, 0.5) == "below the gate"
+
+
+def test_a_score_is_never_rounded_onto_the_gate() -> None:
+    assert _beside_gate(0.8, 0.8) == ".80"
+    assert _beside_gate(0.796, 0.8) == ".796"
+    assert _beside_gate(0.79996, 0.8) == ".799960000"
+    assert _beside_gate(0.75, 0.8) == ".75"
 
 
 def test_a_picture_that_was_stopped_is_neither_passed_nor_failed() -> None:

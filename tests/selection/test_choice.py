@@ -46,9 +46,10 @@ def test_undefined_scores_come_last() -> None:
     assert choice.passed == (False, False, False)
 
 
-def test_nothing_defined_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no candidate could be scored"):
-        choose(measured([NAN, 0.2], [0.9, NAN]), mode="reward", keep=1, gate=0.5)
+def test_where_nothing_is_defined_the_first_are_returned_and_marked() -> None:
+    choice = choose(measured([NAN, 0.2, NAN], [0.9, NAN, NAN]), mode="reward", keep=2, gate=0.5)
+    assert choice.kept == (0, 1)
+    assert choice.shortfall == 2
 
 
 def test_a_diverse_set_leaves_the_twin_of_its_best_out() -> None:
@@ -89,12 +90,11 @@ def test_as_many_as_asked_for_each_once(
     alive = survivors(given_scores, mode=mode, count=keep, gate=gate, t=0.3)  # type: ignore[arg-type]
     assert len(alive) == len(set(alive)) == keep
     assert alive == sorted(alive)
-    if bool(given_scores.is_defined.any()):
-        choice = choose(given_scores, mode=mode, keep=keep, gate=gate)  # type: ignore[arg-type]
-        assert len(choice.kept) == len(set(choice.kept)) == keep
-        passing = int((given_scores.is_defined & (given_scores.vsm >= gate)).sum())
-        assert sum(choice.passed) == min(keep, passing)
-        assert list(choice.passed) == sorted(choice.passed, reverse=True)
+    choice = choose(given_scores, mode=mode, keep=keep, gate=gate)  # type: ignore[arg-type]
+    assert len(choice.kept) == len(set(choice.kept)) == keep
+    passing = int((given_scores.is_defined & (given_scores.vsm >= gate)).sum())
+    assert sum(choice.passed) == min(keep, passing)
+    assert list(choice.passed) == sorted(choice.passed, reverse=True)
 
 
 def test_measures_of_different_candidates_are_refused() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from comfy.clip_vision import ClipVisionModel
+from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder
+from comfy.sd import VAE
 from comfy_api.latest import ComfyExtension, io
 
 COMMON = {
@@ -78,11 +80,37 @@ class FourChannels(io.ComfyNode):
         return io.NodeOutput(torch.cat([image, image[..., :1]], dim=-1))
 
 
+class RandomVae(io.ComfyNode):
+    """FLUX's VAE with random weights: 84 M parameters, and no TAESD."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="Test_RandomVae", category="test", inputs=[], outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        shape = {
+            "double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
+            "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
+        }  # fmt: skip
+        torch.manual_seed(0)
+        parts = {"encoder": Encoder(**shape), "decoder": Decoder(**shape)}
+        state = {
+            f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()
+        }
+        generator = torch.Generator().manual_seed(0)
+        for key, value in state.items():
+            state[key] = torch.randn(value.shape, generator=generator) * 0.02 + (
+                "norm" in key and "weight" in key
+            )
+        return io.NodeOutput(VAE(sd=state, dtype=torch.float32))
+
+
 async def comfy_entrypoint() -> ComfyExtension:
     """What ComfyUI calls to get the nodes."""
 
     class SmallModels(ComfyExtension):
         async def get_node_list(self) -> list[type[io.ComfyNode]]:
-            return [SmallVision, FourChannels]
+            return [SmallVision, FourChannels, RandomVae]
 
     return SmallModels()
