@@ -40,15 +40,17 @@ def score_images(server: Server) -> Image.Image:
 
 
 def maps(server: Server) -> Image.Image:
-    """Both sheets of Structure and Identity Maps, one above the other."""
-    return stacked(both_maps(server, POCKET_BACKBONE))
+    """What Structure and Identity Maps shows: both its sheets, one above the other."""
+    return shown(server, mapped(POCKET_BACKBONE), "maps")[0]
 
 
 def backbones(server: Server) -> Image.Image:
     """The identity sheet of the same pictures under both packaged backbones."""
     parts = []
     for name in (POCKET_BACKBONE, LITE0_BACKBONE):
-        sheet = both_maps(server, name)[1]
+        graph = mapped(name)
+        graph["identity"] = node("PreviewImage", images=["maps", 1])
+        sheet = shown(server, graph, "identity")[0]
         heading = Image.new("RGB", (sheet.width, MARGIN_PX + LINE_PX), LIGHT.paper)
         ImageDraw.Draw(heading).text(
             (MARGIN_PX, MARGIN_PX), f"backbone: {name}", LIGHT.ink, font_for(name, TEXT_PX)
@@ -120,12 +122,12 @@ def explored(*, count: int) -> Workflow:
     return decoded(graphs.stock(graph, SEEDS[0]))
 
 
-def both_maps(server: Server, backbone: str) -> list[Image.Image]:
-    """The structure and the identity sheet of three pictures under a backbone."""
+def mapped(backbone: str) -> Workflow:
+    """The maps ("maps") of three pictures under a backbone."""
     graph = explored(count=3)
     graph["backbone"] = node("DivRL_LoadRewardBackbone", backbone=backbone)
     graph["maps"] = node("DivRL_StructureAndIdentityMaps", **compared())
-    return shown(server, graph, "maps")
+    return graph
 
 
 def compared() -> dict[str, Any]:
