@@ -50,7 +50,10 @@ class ManagedBackbone:
         from ..divrl_core.rewards.features import FeatureBatch
 
         bytes_each = BYTES_PER_PIXEL * self.settings.image_size_px**2
-        management.load_models_gpu([self._patcher], memory_required=bytes_each * len(images))
+        # Whole: its layers are plain ones, which ComfyUI cannot run half here and half there.
+        management.load_models_gpu(
+            [self._patcher], memory_required=bytes_each * len(images), force_full_load=True
+        )
         device = self._patcher.load_device
         parts = []
         for part in images.split(rows_that_fit(len(images), bytes_each, device)):

@@ -150,13 +150,26 @@ def _shift_references(inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
     ids = inputs["img_ids"].clone()
     first = ids.shape[1] - sum(counts)
+    target = ids[0, :first]
     grids = [_grid(part) for part in ids[0, first:].split(list(counts))]
-    shifted = width_ids_of_several(grids, _grid(ids[0, :first]))
-    ids[:, first:] = shifted.to(ids)
+    positions = width_ids_of_several(grids, _grid(target)).to(ids)
+    # Other nodes may stretch or shift the target's positions; its canvas goes on in the same steps.
+    ids[:, first:] = target[0] + positions * _step(target)
     return {**inputs, "img_ids": ids}
 
 
 def _grid(ids: torch.Tensor) -> tuple[int, int]:
     """(rows, columns) of a picture's tokens, from their ids (N, 3)."""
-    rows, columns = ((ids[:, axis].max() - ids[:, axis].min()).round().int() + 1 for axis in (1, 2))
-    return int(rows), int(columns)
+    rows = len(ids[:, 1].unique())
+    return rows, len(ids) // rows
+
+
+def _step(ids: torch.Tensor) -> torch.Tensor:
+    """(3,) how far neighbours lie apart: 1 down and to the right, unless the positions were stretched."""
+    rows, columns = _grid(ids)
+    spans = ids[-1] - ids[0]
+    steps = [
+        spans[axis] / (count - 1) if count > 1 else spans.new_ones(())
+        for axis, count in ((1, rows), (2, columns))
+    ]
+    return torch.stack([spans.new_ones(()), *steps])

@@ -106,6 +106,22 @@ def test_two_references_go_on_to_the_right(comfyui: Server) -> None:
     torch.testing.assert_close(saved_latent(comfyui, outputs), expected, **CLOSE)
 
 
+def test_stretched_positions_are_stretched_for_the_reference_too(comfyui: Server) -> None:
+    """ComfyUI's ScaleROPE: the whole canvas is stretched, so twice the stretch is another picture and still runs."""
+    graph = width_graph(lora="masked-cfm")
+    plain = saved_latent(comfyui, comfyui.run(graph))
+    scaled = {}
+    for factor in (1.0, 1.5):
+        graph["rope"] = node(
+            "ScaleROPE", model=["model", 0], scale_x=factor, shift_x=0.0, scale_y=factor, shift_y=0.0, scale_t=1.0,
+            shift_t=0.0,
+        )  # fmt: skip
+        graph["width"]["inputs"]["model"] = ["rope", 0]
+        scaled[factor] = saved_latent(comfyui, comfyui.run(graph))
+    torch.testing.assert_close(scaled[1.0], plain, atol=1e-5, rtol=0)
+    assert (scaled[1.5] - plain).abs().max() > 0.01
+
+
 def test_in_one_step_it_is_the_same(comfyui: Server) -> None:
     # the sample reference has the panel's size, so letterboxing leaves it alone
     one = saved_latent(comfyui, comfyui.run(width_graph(lora="masked-cfm", one_step=True)))
