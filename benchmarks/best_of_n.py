@@ -78,7 +78,7 @@ def run_group(server: Server, **settings: Any) -> Row:
     }
 
 
-def summary(groups: list[dict[str, Row]]) -> str:
+def summary(groups: list[dict[str, Row]], mode: str) -> str:
     """The table of all groups done."""
     full, pruned = ([group[name] for group in groups] for name in ("full", "pruned"))
     both = [len(set(a["kept"]) & set(b["kept"])) for a, b in zip(full, pruned, strict=True)]
@@ -94,10 +94,13 @@ def summary(groups: list[dict[str, Row]]) -> str:
         "| | evaluations | kept that pass the gate | nSSM of the kept | nSSM, 0 where the gate is failed |",
         "| --- | --- | --- | --- | --- |",
     ]
-    lines += [
-        _row(f"best of {number}", [number * STEPS] * len(full), [plain(row, number) for row in full])
-        for number in range(KEEP, CANDIDATES + 1)
-    ]
+    if mode == "reward":  # what fewer candidates would have given follows from the scores of all
+        lines += [
+            _row(f"best of {number}", [number * STEPS] * len(full), [plain(row, number) for row in full])
+            for number in range(KEEP, CANDIDATES)
+        ]
+    evaluations = [row["evaluations"] for row in full]
+    lines.append(_row(f"best of {CANDIDATES}", evaluations, [_kept(row) for row in full]))
     evaluations = [row["evaluations"] for row in pruned]
     lines.append(_row(f"best of {CANDIDATES}, pruned", evaluations, [_kept(row) for row in pruned]))
     return "\n".join(lines)
@@ -143,7 +146,7 @@ def main() -> None:
             temporary.replace(options.output)
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(f"{settings}; {os.cpu_count()} cores, OMP_NUM_THREADS {threads}")
-    print(summary(done))
+    print(summary(done, options.mode))
 
 
 def _node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from .backbone import BACKBONE
 from .convert import as_saved, masks_of_images, to_bchw, to_image
 from .score import make_judge
-from .thresholds import score_settings, threshold_inputs
+from .thresholds import compared_inputs, score_settings, threshold_inputs
 
 MOST_SHOWN = 16
 
@@ -32,18 +31,7 @@ class StructureAndIdentityMaps(io.ComfyNode):
             search_aliases=["divrl", "self-similarity", "ssm", "heat map", "identity map", "nssm", "vsm"],
             inputs=[
                 io.Image.Input("images", tooltip=f"Pictures of one size; at most {MOST_SHOWN} are drawn."),
-                io.Image.Input("reference", tooltip="One picture of the subject."),
-                BACKBONE.Input("backbone", tooltip="From Load Reward Backbone."),
-                io.Mask.Input(
-                    "reference_mask",
-                    optional=True,
-                    tooltip="Where the subject is in the reference (1 = subject). Without it the whole picture counts.",
-                ),
-                io.Mask.Input(
-                    "image_masks",
-                    optional=True,
-                    tooltip="Where the subject is in the pictures: one mask, or one each.",
-                ),
+                *compared_inputs(),
                 *threshold_inputs(),
             ],
             outputs=[

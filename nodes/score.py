@@ -8,9 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .backbone import BACKBONE
 from .convert import as_saved, mask_of_reference, masks_of_images, reference_picture, to_bchw, to_image
-from .thresholds import gate_inputs, gate_of, score_settings, threshold_inputs
+from .thresholds import compared_inputs, gate_inputs, gate_of, score_settings, threshold_inputs
 
 
 class ScoreImages(io.ComfyNode):
@@ -39,18 +38,7 @@ class ScoreImages(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to score; a batch, or a list with any sizes."),
-                io.Image.Input("reference", tooltip="One picture of the subject."),
-                BACKBONE.Input("backbone", tooltip="From Load Reward Backbone."),
-                io.Mask.Input(
-                    "reference_mask",
-                    optional=True,
-                    tooltip="Where the subject is in the reference (1 = subject). Without it the whole picture counts.",
-                ),
-                io.Mask.Input(
-                    "image_masks",
-                    optional=True,
-                    tooltip="Where the subject is in the pictures: one mask, or one each. VSM then counts only there.",
-                ),
+                *compared_inputs(),
                 *gate_inputs(),
                 *threshold_inputs(),
             ],

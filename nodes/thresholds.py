@@ -7,10 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .backbone import BACKBONE
+
 if TYPE_CHECKING:
     from ..divrl_core.rewards.score import ScoreSettings
 
 OWN = -1.0  # "as the backbone was calibrated"
+
+
+def compared_inputs() -> list[Any]:
+    """What finished pictures are compared with, where the subject is, and by what."""
+    return [
+        io.Image.Input("reference", tooltip="One picture of the subject."),
+        BACKBONE.Input("backbone", tooltip="From Load Reward Backbone."),
+        io.Mask.Input(
+            "reference_mask",
+            optional=True,
+            tooltip="Where the subject is in the reference (1 = subject). Without it the whole picture counts.",
+        ),
+        io.Mask.Input(
+            "image_masks",
+            optional=True,
+            tooltip="Where the subject is in the pictures: one mask, or one each. VSM then counts only there.",
+        ),
+    ]
 
 
 def gate_inputs(*, penalty_changes: str = "the reward") -> list[Any]:
