@@ -3,10 +3,10 @@
     python benchmarks/best_of_n.py --groups 100 --lora divrl-pocket-explore.safetensors
 
 A group is one held-out figure of the pocket world with N = 8 candidates, of which K = 2 are kept, 28 steps of Euler.
-Each group runs twice in the same server: all candidates finished, then with the pruning plan. Seconds are those of the
-whole prompt as the server reports them; loaders are cached, so they are the sampler node's. Needs the network once, to
-install ComfyUI (`tests/comfyui/install.py`). Results go to a JSON file after every group; the same command goes on
-where it was.
+Each group runs twice in the same server: all candidates finished, and with the pruning plan; which comes first changes
+from group to group, and one candidate is sampled before both, so that loaders and encoders are remembered. Seconds are
+those of the whole prompt as the server reports them: the sampler node's. Needs the network once, to install ComfyUI
+(`tests/comfyui/install.py`). Results go to a JSON file after every group; the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,11 +27,20 @@ from tests.comfyui.install import ensure_comfyui
 from tests.comfyui.server import Server
 
 CANDIDATES, KEEP, STEPS, GUIDANCE = 8, 2, 28, 2.5
-GROUPS_WARM_UP = 1
 Row = dict[str, Any]
 
 
-def workflow(figure: int, *, mode: str, lora: str, pruning: bool, plan: str, gate: float) -> dict[str, Any]:
+def workflow(
+    figure: int,
+    *,
+    mode: str,
+    lora: str,
+    pruning: bool,
+    plan: str,
+    gate: float,
+    candidates: int = CANDIDATES,
+    keep: int = KEEP,
+) -> dict[str, Any]:
     """One group as a workflow."""
     model = ["1", 0]
     nodes: dict[str, Any] = {
@@ -53,7 +62,7 @@ def workflow(figure: int, *, mode: str, lora: str, pruning: bool, plan: str, gat
         "DivRL_GatedBestOfN",
         model=model, positive=["5", 0], sampler=["6", 0], sigmas=["7", 0], latent=["8", 0], vae=["1", 2],
         reference=["1", 3], reference_mask=["1", 4], backbone=["9", 0], noise_seed=1000 * figure,
-        candidates=CANDIDATES, keep=KEEP, mode=mode, gate=gate, penalty=5.0, pruning=pruning, pruning_plan=plan,
+        candidates=candidates, keep=keep, mode=mode, gate=gate, penalty=5.0, pruning=pruning, pruning_plan=plan,
         foreseen_by="auto", micro_batch=1, tau_s=-1.0, tau_v=-1.0, pooling=0,
     )  # fmt: skip
     return nodes
@@ -132,15 +141,13 @@ def main() -> None:
     done = json.loads(options.output.read_text())["groups"] if options.output.is_file() else []
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as base, Server(ensure_comfyui(), Path(base)) as server:
-        for number in range(-GROUPS_WARM_UP, 0):
-            run_group(server, figure=-number, pruning=False, **settings)
         for figure in range(len(done), options.groups):
-            done.append(
-                {
-                    "full": run_group(server, figure=figure, pruning=False, **settings),
-                    "pruned": run_group(server, figure=figure, pruning=True, **settings),
-                }
-            )
+            run_group(server, figure=figure, pruning=False, candidates=1, keep=1, **settings)
+            order = ("full", "pruned") if figure % 2 else ("pruned", "full")
+            group = {
+                name: run_group(server, figure=figure, pruning=name == "pruned", **settings) for name in order
+            }
+            done.append({name: group[name] for name in ("full", "pruned")})
             temporary = options.output.with_suffix(".tmp")
             temporary.write_text(json.dumps({"settings": settings, "groups": done}))
             temporary.replace(options.output)

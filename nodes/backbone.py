@@ -28,6 +28,7 @@ BACKBONE = io.Custom("DIVRL_BACKBONE")
 LITE0 = "lite0 (packaged)"
 POCKET = "pocket (packaged, toy figures)"
 BYTES_PER_PIXEL = 2**10  # of the packaged networks' activations, generously
+MOST_ROWS = 16  # at a time: more is no faster
 BYTES_PER_TOKEN = 2**18  # of a vision transformer's
 
 
@@ -49,17 +50,16 @@ class ManagedBackbone:
         """Features of pictures (B, 3, H, W) in [0, 1], as many at a time as fit into free memory."""
         from ..divrl_core.rewards.features import FeatureBatch
 
-        bytes_each = BYTES_PER_PIXEL * self.settings.image_size_px**2
-        # Whole: its layers are plain ones, which ComfyUI cannot run half here and half there.
-        management.load_models_gpu(
-            [self._patcher], memory_required=bytes_each * len(images), force_full_load=True
-        )
         device = self._patcher.load_device
+        bytes_each = BYTES_PER_PIXEL * self.settings.image_size_px**2
+        rows = rows_that_fit(len(images), bytes_each, device)
+        # Whole: its layers are plain ones, which ComfyUI cannot run half here and half there.
+        management.load_models_gpu([self._patcher], memory_required=bytes_each * rows, force_full_load=True)
         parts = []
-        for part in images.split(rows_that_fit(len(images), bytes_each, device)):
+        for part in images.split(rows):
             management.throw_exception_if_processing_interrupted()
             parts.append(self._backbone.extract(part.to(device)))
-        return FeatureBatch.cat(parts)
+        return FeatureBatch.cat(parts).to(scoring_device(device))
 
 
 class VisionBackbone:
@@ -96,14 +96,19 @@ class VisionBackbone:
             is_clip = self._model.model_type == "clip_vision_model"
             tokens = output["penultimate_hidden_states" if is_clip else "last_hidden_state"]
             scale = self.settings.colour_scale
-            parts.append(patch_features(tokens, part, colour_scale=scale, name=self.source))
-        return FeatureBatch.cat(parts)
+            parts.append(patch_features(tokens.to(device), part, colour_scale=scale, name=self.source))
+        return FeatureBatch.cat(parts).to(scoring_device(device))
 
 
 def rows_that_fit(rows: int, bytes_each: float, device: Any) -> int:
-    """How many of `rows` fit into half of the free memory of a device, at least one."""
+    """How many of `rows` fit into half of the free memory of a device; from 1 to `MOST_ROWS`."""
     free = management.get_free_memory(device)
-    return max(1, min(rows, int(free / 2 / bytes_each)))
+    return max(1, min(rows, MOST_ROWS, int(free / 2 / bytes_each)))
+
+
+def scoring_device(device: Any) -> Any:
+    """Where features are compared: there, if the device has float64, which faint structures need, else on the CPU."""
+    return device if device.type in ("cpu", "cuda") else "cpu"
 
 
 class LoadRewardBackbone(io.ComfyNode):

@@ -1,12 +1,13 @@
 """Sampling many candidates of one latent with ComfyUI's own samplers, and stopping those that lose.
 
-Candidate i is what the stock sampler makes with seed + i. Two ways, by what the sampler is:
+Candidate i is what the stock sampler makes with seed + i. Two ways (`sharing.py` tells which):
 
-- `lockstep`: samplers without noise of their own handle the rows of a batch apart, so all candidates go through one
-  call of the sampler; the model sees `micro_batch` rows at a time, and a candidate that was stopped is simply not
-  evaluated any more. Survivors go on in place.
-- `one_by_one`: a sampler that draws noise takes it from one generator a call, so every candidate has a call of its own.
-  At a cut all calls end, and survivors are run again from their first step: the sigmas are never split.
+- `lockstep`: where sampler and model handle the rows of a batch apart, all candidates go through one call of the
+  sampler; the model sees `micro_batch` rows at a time, and a candidate that was stopped is simply not evaluated any
+  more. Survivors go on in place.
+- `one_by_one`: a sampler that draws noise takes it from one generator a call, and a patch may remember a picture's
+  earlier steps, so every candidate has a call of its own. At a cut all calls end, and survivors are run again from
+  their first step: the sigmas are never split.
 """
 
 from __future__ import annotations
@@ -27,15 +28,8 @@ import latent_preview
 import torch
 from torch import Tensor
 
-# Samplers whose rows do not touch each other, as ComfyUI names their functions, and options that keep them so.
-LOCKSTEP = frozenset(
-    f"sample_{name}"
-    for name in (
-        "euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ipndm", "ipndm_v", "deis", "res_multistep",
-        "gradient_estimation",
-    )
-)  # fmt: skip
-HARMLESS_OPTIONS = frozenset(("order", "max_order", "deis_mode", "ge_gamma", "solver_type"))
+from .sharing import memory_for
+
 LARGEST_SEED = 2**64
 
 Decide = Callable[[int, list[int], Tensor], list[int]]
@@ -46,9 +40,9 @@ Decide = Callable[[int, list[int], Tensor], list[int]]
 class Candidates:
     """What to sample, and what came of it.
 
-    cuts: steps after which `decide` chooses who goes on, and how many that will be. Results: `latents` of those that
-    were finished, by candidate; `stopped_after` of the others; `evaluations`, guided predictions of one row each, and
-    those of one finished.
+    is_shared: whether candidates go through one call of the sampler. cuts: steps after which `decide` chooses who goes
+    on, and how many that will be. Results: `latents` of those that were finished, by candidate; `stopped_after` of the
+    others; `evaluations`, guided predictions of one row each, and those of one finished.
     """
 
     guider: Any
@@ -57,6 +51,7 @@ class Candidates:
     latent: dict[str, Any]
     seeds: Sequence[int]
     micro_batch: int
+    is_shared: bool
     cuts: Mapping[int, int] = field(default_factory=dict)
     decide: Decide
     latents: dict[int, Tensor] = field(default_factory=dict)
@@ -87,21 +82,20 @@ class Candidates:
 
     def run(self) -> None:
         """Sample; fills the results. Raises what the sampler, `decide` or an interruption raises."""
-        if is_lockstep(self.sampler):
+        if self.is_shared:
             self._lockstep()
         else:
             self._one_by_one()
 
     def _lockstep(self) -> None:
-        noise = torch.cat([self._noise(seed)[0] for seed in self.seeds])
+        noise = torch.cat([self._noise(seed) for seed in self.seeds])
 
         def on_step(step: int, predicted: Tensor) -> None:
             self._progress.step(step, predicted[self._alive])
             if step + 1 in self.cuts:
                 self._cut(step + 1, predicted[self._alive])
 
-        state = _Generators(self.guider.model_patcher.load_device)
-        lane = _Lane(self.sampler, noise, state, on_step)
+        lane = _Lane(self.sampler, noise, on_step)
         finished = self._sample(lane, self.seeds[0], min(self.micro_batch, len(self.seeds)))
         self.latents = {row: finished[row : row + 1] for row in self._alive}
         self.evaluations_of_one = self._calls
@@ -116,7 +110,7 @@ class Candidates:
 
     def _one(self, row: int, end: int) -> Tensor:
         """One candidate from its first step to `end`: its finished latent, or the clean one predicted there."""
-        noise, state = self._noise(self.seeds[row])
+        noise = self._noise(self.seeds[row])  # leaves the global generator as the stock node does
         seen: dict[str, Tensor] = {}
 
         def on_step(step: int, predicted: Tensor) -> None:
@@ -128,10 +122,15 @@ class Candidates:
         alive, self._alive = self._alive, [0]
         before = self.evaluations
         try:
-            finished = self._sample(_Lane(self.sampler, noise, state, on_step), self.seeds[row], 1)
+            finished = self._sample(_Lane(self.sampler, noise, on_step), self.seeds[row], 1)
         finally:
             self._alive = alive
         self.evaluations_of_one = self.evaluations - before
+        if end < self.steps and not seen:
+            raise ValueError(
+                f"pruning: this sampler does not report step {end} of the schedule, so nothing can be foreseen there; "
+                "switch pruning off, or take another sampler"
+            )
         return seen.get("predicted", finished)
 
     def _sample(self, lane: _Lane, seed: int, rows: int) -> Tensor:
@@ -158,7 +157,8 @@ class Candidates:
         self._alive = sorted(survivors)
         if hasattr(self.guider, "loaded_models"):  # inside a session: the sampler goes on
             own = [part for part in vars(self.guider).values() if hasattr(part, "model_patches_to")]
-            needed = self.guider.model_patcher.memory_required(self._shape(self.micro_batch))
+            rows = min(self.micro_batch, len(self._alive))
+            needed = memory_for(self.guider, self.latent["samples"].shape, rows)
             management.load_models_gpu([*own, *self.guider.loaded_models], memory_required=needed)
 
     def _predict_alive(
@@ -174,13 +174,12 @@ class Candidates:
         self._calls += 1
         return predicted
 
-    def _noise(self, seed: int) -> tuple[Tensor, Any]:
-        """The stock noise of a seed, and the state of the generators after it."""
-        noise = comfy.sample.prepare_noise(self.latent["samples"], seed, self.latent.get("batch_index"))
-        return noise, _Generators(self.guider.model_patcher.load_device)
-
-    def _shape(self, rows: int) -> list[int]:
-        return [rows, *self.latent["samples"].shape[1:]]
+    def _noise(self, seed: int) -> Tensor:
+        """The stock noise of a seed."""
+        noise: Tensor = comfy.sample.prepare_noise(
+            self.latent["samples"], seed, self.latent.get("batch_index")
+        )
+        return noise
 
 
 class _EnoughSeen(Exception):
@@ -194,10 +193,8 @@ class _EnoughSeen(Exception):
 class _Lane(comfy.samplers.Sampler):
     """Stands in for the user's sampler within a session, and runs it with this lane's rows of noise."""
 
-    def __init__(
-        self, sampler: Any, noise: Tensor, state: _Generators | None, on_step: Callable[[int, Tensor], None]
-    ) -> None:
-        self.sampler, self.noise, self.state, self.on_step = sampler, noise, state, on_step
+    def __init__(self, sampler: Any, noise: Tensor, on_step: Callable[[int, Tensor], None]) -> None:
+        self.sampler, self.noise, self.on_step = sampler, noise, on_step
 
     def sample(
         self,
@@ -215,8 +212,6 @@ class _Lane(comfy.samplers.Sampler):
             latent_image = comfy.utils.repeat_to_batch_size(latent_image, rows)
         if denoise_mask is not None:
             denoise_mask = comfy.utils.repeat_to_batch_size(denoise_mask, rows)
-        if self.state is not None:
-            self.state.restore()
 
         def after_step(step: int, predicted: Tensor, x: Tensor, total: int) -> None:
             self.on_step(step, predicted)
@@ -231,28 +226,18 @@ class _Lane(comfy.samplers.Sampler):
         return result
 
 
-class _Generators:
-    """The global generators' states now: some samplers draw from them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cpu = torch.get_rng_state()
-        self._device = device
-        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
-
-
 class _Progress:
     """The node's progress bar, and a live preview of all candidates side by side."""
 
     def __init__(self, candidates: Candidates) -> None:
+        from ..divrl_core.selection.pruning import Cut, planned_steps
+
         patcher = candidates.guider.model_patcher
-        self._candidates = candidates
         self._previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
-        self._total = planned_row_steps(candidates)
+        plan = [Cut(*pair) for pair in candidates.cuts.items()]
+        self._total = planned_steps(
+            plan, len(candidates.seeds), candidates.steps, starts_again=not candidates.is_shared
+        )
         self._bar = comfy.utils.ProgressBar(self._total)
         self._done = 0
 
@@ -266,28 +251,13 @@ class _Progress:
         management.throw_exception_if_processing_interrupted()
 
 
-def is_lockstep(sampler: Any) -> bool:
-    """Whether a sampler's rows are known not to touch each other."""
-    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-    options = {key for key, value in getattr(sampler, "extra_options", {}).items() if value}
-    has_noise = getattr(sampler, "inpaint_options", {}).get("random", False)
-    return name in LOCKSTEP and options <= HARMLESS_OPTIONS and not has_noise
-
-
-def planned_row_steps(candidates: Candidates) -> int:
-    """Rows times steps, survivors of a cut going on in place or from the start; what the progress bar runs to."""
-    rows, total, done = len(candidates.seeds), 0, 0
-    for cut, survivors in candidates.cuts.items():
-        total += rows * (cut - done)
-        done = cut if is_lockstep(candidates.sampler) else 0
-        rows = survivors
-    return total + rows * (candidates.steps - done)
-
-
 def side_by_side(latents: Tensor) -> Tensor:
-    """Rows (B, C, h, w) as one latent (1, C, r h, c w), empty places left at 0."""
+    """Rows (B, C, h, w) as one latent (1, C, r h', c w') of about one row's area; empty places are left at 0."""
     columns = math.ceil(math.sqrt(len(latents)))
     rows = math.ceil(len(latents) / columns)
+    if columns > 1:
+        size = [max(1, side // columns) for side in latents.shape[-2:]]
+        latents = torch.nn.functional.interpolate(latents, size=size, mode="area")
     empty = latents.new_zeros(rows * columns - len(latents), *latents.shape[1:])
     tiles = torch.cat([latents, empty]).unflatten(0, (rows, columns))
     return tiles.permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2, 3)[None]
@@ -296,11 +266,3 @@ def side_by_side(latents: Tensor) -> Tensor:
 def seeds_from(seed: int, count: int) -> list[int]:
     """seed, seed + 1, ... within ComfyUI's 64 bits."""
     return [(seed + number) % LARGEST_SEED for number in range(count)]
-
-
-def rows_at_once(patcher: Any, shape: Sequence[int], rows: int) -> int:
-    """How many rows of a latent's shape the model can take in free memory beside its own weights; at least one."""
-    free = management.get_free_memory(patcher.load_device)
-    waiting = max(0, patcher.model_size() - patcher.loaded_size())
-    each = patcher.memory_required([1, *shape[1:]])
-    return max(1, min(rows, int((free - waiting) * 0.8 / max(each, 1))))

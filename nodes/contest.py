@@ -6,14 +6,16 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import comfy.model_management as management
 import comfy.sample
 import torch
 from torch import Tensor
 
-from .candidates import Candidates, is_lockstep, rows_at_once, seeds_from
+from .candidates import Candidates, seeds_from
 from .convert import as_saved, latent_of_one_picture
 from .decoding import Decoder
 from .score import as_json
+from .sharing import has_batches, rows_at_once, why_not_shared
 
 if TYPE_CHECKING:
     from ..divrl_core.selection.choice import Choice, Measured
@@ -58,21 +60,35 @@ class Contest:
         samples = comfy.sample.fix_empty_latent_channels(
             guider.model_patcher, latent_of_one_picture(latent), **ratios
         )
-        self.latent = {**latent, "samples": latent_of_one_picture({"samples": samples})}
+        if samples.ndim != 4:
+            raise ValueError(
+                f"model: {type(guider.model_patcher.model).__name__} draws latents with a time axis (video models, "
+                "Qwen-Image and others), which are not supported here"
+            )
+        self.latent = {**latent, "samples": samples}
+        shape = _shape_of_pictures(vae, samples)
+        judge.features(shape)  # what is wrong with mask, pooling or backbone shows before anything is sampled
         plan = () if plan_words is None else parse_plan(plan_words, candidates, keep, steps)
         self.plan: dict[int, Cut] = {cut.after_step: cut for cut in plan}
         self.judge, self.keep, self.mode, self.gate, self.steps = judge, keep, mode, gate, steps
         self.seeds = seeds_from(seed, candidates)
         self._sigmas = sigmas
         self._decoder = Decoder(vae, guider.model_patcher.model, foreseen_by=foreseen_by)
-        rows = micro_batch or rows_at_once(guider.model_patcher, samples.shape, candidates)
+        unshared = why_not_shared(guider, sampler)
+        rows = micro_batch or rows_at_once(guider, samples.shape, candidates)
+        if rows > 1 and has_batches(guider, latent):
+            logger.info("micro_batch 1, since a prompt, reference or mask is a batch")
+            rows = 1
+        how = f"one at a time, since {unshared}" if unshared else f"{rows} at a time"
+        logger.info("sampling %d candidates, %s", candidates, how)
         self.candidates: Candidates = Candidates(
             guider=guider,
             sampler=sampler,
             sigmas=sigmas,
             latent=self.latent,
             seeds=self.seeds,
-            micro_batch=rows if is_lockstep(sampler) else 1,
+            micro_batch=1 if unshared else rows,
+            is_shared=not unshared,
             cuts={step: cut.survivors for step, cut in self.plan.items()},
             decide=self._decide,
         )
@@ -114,7 +130,7 @@ class Contest:
             cost += f" instead of {whole}, {words}"
         if all(one.nssm != one.nssm or one.vsm != one.vsm for one in self._scores.values()):
             return (
-                "no candidate could be scored (no matches, or flat pictures: look at the mask and tau_s); "
+                "no candidate could be scored (no matches: look at the mask and tau_s); "
                 f"the first {kept} are returned, marked; {cost}"
             )
         if not passed:
@@ -136,7 +152,7 @@ class Contest:
                 "nssm": float(nssm[index]),
                 "reward": float(reward[index]),
                 "matches": scores[index].matches,
-                "passes": bool(vsm[index] >= self.gate),
+                "passes": scores[index].passes(self.gate),
                 "kept": index in self.choice.kept,
                 "rank": self.choice.kept.index(index) + 1 if index in self.choice.kept else None,
                 "stopped_after_step": self.candidates.stopped_after.get(index),
@@ -148,6 +164,7 @@ class Contest:
             "mode": self.mode,
             "steps": self.steps,
             "foreseen_by": self._decoder.name,
+            "survivors_go_on": "in place" if self.candidates.is_shared else "from their first step",
             "evaluations": self.candidates.evaluations,
             "evaluations_without_pruning": self._evaluations_of_all(),
             "summary": self.summary(),
@@ -193,8 +210,11 @@ class Contest:
         return [alive[index] for index in chosen]
 
     def _measure(self, indices: list[int], pictures: Tensor) -> Measured:
-        measured: Measured = self.judge.measured(as_saved(pictures))
-        assert measured.matches is not None
+        measured: Measured = self.judge.measured(
+            as_saved(pictures),
+            between=management.throw_exception_if_processing_interrupted,
+            with_distances=self.mode == "diverse set",
+        )
         for row, index in enumerate(indices):
             self._pictures[index] = pictures[row].cpu()
             self._scores[index] = _Score(
@@ -217,6 +237,22 @@ class _Score(NamedTuple):
     nssm: float
     vsm: float
     matches: int
+
+    def passes(self, gate: float) -> bool:
+        """As `choice` sees it: both scores defined, VSM at or above the gate."""
+        return self.nssm == self.nssm and self.vsm >= gate
+
+
+def _shape_of_pictures(vae: Any, samples: Tensor) -> tuple[int, int]:
+    """(height, width) in px of the pictures that the VAE makes of latents (1, C, h, w)."""
+    channels = getattr(vae, "latent_channels", samples.shape[1])
+    if channels != samples.shape[1]:
+        raise ValueError(
+            f"vae: it decodes latents of {channels} channels, the model draws {samples.shape[1]}; "
+            "connect the model's own"
+        )
+    scale = int(vae.spacial_compression_decode()) if hasattr(vae, "spacial_compression_decode") else 8
+    return samples.shape[-2] * scale, samples.shape[-1] * scale
 
 
 def _time(sigmas: Tensor, index: int) -> float:

@@ -90,12 +90,12 @@ def _draw(judge: Any, pictures: torch.Tensor, masks: torch.Tensor | None) -> tup
     own = judge.backbone.extract(reference[None])
     judged = judge.score(as_saved(pictures), masks)
     pool = judge.settings.nssm_pool
-    maps = [self_similarity(one, features.mask, pool=pool) for one in judged.features.structure]
+    maps = [self_similarity(one, features.structure_mask, pool=pool) for one in judged.features.structure]
     sources = None if masks is None else resize_mask(masks, judged.features.grid)
     failures, kept = identity_failure(judged, features, judge.settings, sources)
     shown = [to_picture(picture) for picture in pictures]
     nssm, vsm = judged.scores.nssm.tolist(), judged.scores.vsm.tolist()
-    reference_map = self_similarity(own.structure[0], features.mask, pool=pool)
+    reference_map = self_similarity(own.structure[0], features.structure_mask, pool=pool)
     return (
         structure_sheet(reference, reference_map, shown, maps, nssm),
         identity_sheet(reference, shown, list(failures), list(kept), vsm),

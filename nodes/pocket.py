@@ -131,20 +131,27 @@ class PocketClip:
         """No key of a LoRA is for these encoders."""
         return []
 
-    def tokenize(self, text: str, **_: Any) -> str:
-        """The text itself; `encode_from_tokens` does both."""
-        return text
+    def clip_layer(self, layer: int) -> None:
+        """Raises ValueError: the encoders have one layer."""
+        raise ValueError("the pocket's text encoders have one layer: leave CLIP Set Last Layer out")
 
-    def encode_from_tokens(self, tokens: str, return_pooled: Any = False, return_dict: bool = False) -> Any:
+    def tokenize(self, text: str, **_: Any) -> dict[str, str]:
+        """The text itself for both encoders, under ComfyUI's names of them; `encode_from_tokens` does the rest."""
+        return {"l": text, "t5xxl": text}
+
+    def encode_from_tokens(
+        self, tokens: dict[str, str], return_pooled: Any = False, return_dict: bool = False
+    ) -> Any:
         """T5's tokens and CLIP's pooled output of one prompt."""
         management.load_models_gpu([self.patcher])
-        encoded = self._text.encode([tokens]).to(management.intermediate_device())
+        embeds = self._text.encode([tokens["t5xxl"]]).prompt_embeds.to(management.intermediate_device())
+        pooled = self._text.encode([tokens["l"]]).pooled.to(management.intermediate_device())
         if return_dict:
-            return {"cond": encoded.prompt_embeds, "pooled_output": encoded.pooled}
-        return (encoded.prompt_embeds, encoded.pooled) if return_pooled else encoded.prompt_embeds
+            return {"cond": embeds, "pooled_output": pooled}
+        return (embeds, pooled) if return_pooled else embeds
 
     def encode_from_tokens_scheduled(
-        self, tokens: str, add_dict: dict[str, Any] | None = None, **_: Any
+        self, tokens: dict[str, str], add_dict: dict[str, Any] | None = None, **_: Any
     ) -> list[Any]:
         """ComfyUI's conditioning of one prompt."""
         encoded = self.encode_from_tokens(tokens, return_dict=True)

@@ -111,14 +111,20 @@ class WidthReferenceFromImage(io.ComfyNode):
 def with_width_reference(model: Any) -> Any:
     """A clone of a FLUX.1 model with the patch. Raises ValueError for a model of another kind."""
     network = model.get_model_object("diffusion_model")
-    is_flux = isinstance(network, comfy.ldm.flux.model.Flux)
-    if not is_flux or len(network.params.axes_dim) != 3:
+    params = getattr(network, "params", None) if isinstance(network, comfy.ldm.flux.model.Flux) else None
+    is_flux_1 = (
+        params is not None
+        and len(params.axes_dim) == 3
+        and params.vec_in_dim is not None
+        and not getattr(params, "txt_ids_dims", None)
+    )
+    if not is_flux_1:
         raise ValueError(
             f"Width Reference: needs a FLUX.1 model, got {type(model.model).__name__}; other models number their "
             "positions differently"
         )
     patched = model.clone()
-    patched.set_model_post_input_patch(_shift_references)
+    patched.set_model_post_input_patch(shift_references)
     return patched
 
 
@@ -141,7 +147,7 @@ def fitted_reference(image: torch.Tensor, target: torch.Tensor | None) -> torch.
     return pictures[..., top : top + height, left : left + width].movedim(1, -1)
 
 
-def _shift_references(inputs: dict[str, Any]) -> dict[str, Any]:
+def shift_references(inputs: dict[str, Any]) -> dict[str, Any]:
     """The model's post-input patch: the last tokens are the references'; give them a wide canvas's ids."""
     from ..divrl_core.models.layout import width_ids_of_several
 

@@ -77,19 +77,20 @@ class ScoreImages(io.ComfyNode):
         image_masks: list[Any] | None = None,
     ) -> io.NodeOutput:
         chosen = _only(backbone, "backbone")
-        limit = gate_of(chosen, gate[0])
+        limit = gate_of(chosen, _only(gate, "gate"))
+        weight = _only(penalty, "penalty")
         judge = make_judge(
             chosen,
             _only(reference, "reference"),
             _only(reference_mask, "reference mask"),
-            score_settings(chosen, tau_s[0], tau_v[0], pooling[0]),
+            score_settings(chosen, _only(tau_s, "tau_s"), _only(tau_v, "tau_v"), _only(pooling, "pooling")),
         )
-        rows = _scores(judge, images, image_masks, limit, penalty[0])
+        rows = _scores(judge, images, image_masks, limit, weight)
         sheet = _sheet(judge, images, rows, limit)
         return io.NodeOutput(
             images,
             *([row[name] for row in rows] for name in ("vsm", "nssm", "reward")),
-            as_json(rows, judge, gate=limit, penalty=penalty[0]),
+            as_json(rows, judge, gate=limit, penalty=weight),
             sheet,
             ui=ui.PreviewImage(sheet, cls=cls),
         )
@@ -143,7 +144,7 @@ def _scores(
                     "nssm": float(scores.nssm[row]),
                     "reward": float(reward.total[row]),
                     "matches": int(scores.kept_count[row]),
-                    "passes": bool(vsm >= gate),
+                    "passes": bool(vsm >= gate) and not math.isnan(float(scores.nssm[row])),
                 }
             )
     return rows

@@ -79,9 +79,9 @@ def score_sheet(
     return sheet
 
 
-def verdict(vsm: float, gate: float) -> str:
-    """ "passes", "below the gate", or "undefined"."""
-    if math.isnan(vsm):
+def verdict(nssm: float, vsm: float, gate: float) -> str:
+    """What the gate says: passes, below the gate, or undefined where either score is."""
+    if math.isnan(nssm) or math.isnan(vsm):
         return UNDEFINED
     return "passes" if vsm >= gate else "below the gate"
 
@@ -96,10 +96,10 @@ def _draw_scored(
         draw.rectangle(edges, outline=LIGHT.ink, width=_FRAME_PX)
     of_matches = "" if scored.matches is None else f" of {scored.matches}"
     numbers = f"nSSM {_number(scored.nssm)} · VSM {_beside_gate(scored.vsm, gate)}{of_matches}"
-    parts = (scored.note,) if scored.is_foreseen else (verdict(scored.vsm, gate), scored.note)
+    parts = (scored.note,) if scored.is_foreseen else (verdict(scored.nssm, scored.vsm, gate), scored.note)
     below = " · ".join(part for part in parts if part)
     ink = LIGHT.muted if scored.is_foreseen else LIGHT.ink
-    colour = LIGHT.muted if scored.is_foreseen else _colour(scored.vsm, gate)
+    colour = LIGHT.muted if scored.is_foreseen else _colour(scored, gate)
     lines = ((scored.label, ink), (numbers, ink), (below, colour))
     text_top = top + _CELL_PX + 6 + _BAR_PX + 4
     _draw_bar(draw, (left, top + _CELL_PX + 6), scored.vsm, gate, colour)
@@ -121,10 +121,10 @@ def _draw_bar(
         draw.rectangle((tick - 1, top - _TICK_PX, tick + 1, top + _BAR_PX + _TICK_PX - 1), fill=LIGHT.ink)
 
 
-def _colour(vsm: float, gate: float) -> str:
-    if math.isnan(vsm):
+def _colour(scored: ScoredPicture, gate: float) -> str:
+    if verdict(scored.nssm, scored.vsm, gate) == UNDEFINED:
         return LIGHT.muted
-    return PASSES if vsm >= gate else FAILS
+    return PASSES if scored.vsm >= gate else FAILS
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..rewards.score import ReferenceFeatures, ScoreSettings, match_cells
-from ..rewards.similarity import normalise, resize_mask
+from ..rewards.similarity import normalise
 from ..selection.judge import Judged
 from .heat import heat_map, heat_scale
 from .lettering import fit_text, font_for
@@ -28,14 +28,11 @@ _FAINT = 1e-6
 
 
 def self_similarity(structure: Tensor, mask: Tensor, *, pool: int = 1) -> Tensor:
-    """M of eq. 4 over the object's cells: cosines (n, n) of features (C, h, w) at the cells of `mask` (h, w).
+    """M of eq. 4 over the object's cells: cosines (n, n) of features (C, h, w) at the cells of `mask`.
 
-    pool: side of the blocks averaged after normalising, as nSSM does.
+    mask: bool on the pooled grid (h / pool, w / pool). pool: side of the blocks averaged after normalising, as in nSSM.
     """
-    cells = normalise(structure[None], dim=1)
-    if pool > 1:
-        cells = torch.nn.functional.avg_pool2d(cells, pool)
-        mask = resize_mask(mask, (cells.shape[-2], cells.shape[-1]))
+    cells = torch.nn.functional.avg_pool2d(normalise(structure[None], dim=1), pool)
     inside = cells[0].flatten(1)[:, mask.flatten().to(cells.device)]
     return inside.T @ inside
 
@@ -104,7 +101,7 @@ def identity_sheet(
 def identity_picture(picture: Picture, failure: Tensor) -> Image.Image:
     """One picture at its own size with its failing cells (h, w) in colour."""
     image = to_picture(picture)
-    weights: NDArray[np.float64] = failure.double().cpu().numpy()
+    weights: NDArray[np.float64] = failure.cpu().double().numpy()
     return heat_map(image, weights, image.size, strongest=1.0)
 
 

@@ -76,6 +76,14 @@ class FeatureBatch:
             ),
         )
 
+    def to(self, device: torch.device | str) -> FeatureBatch:
+        """The same on another device."""
+        return FeatureBatch(
+            semantic=self.semantic.to(device),
+            structure=self.structure.to(device),
+            visual=tuple(replace(feature, values=feature.values.to(device)) for feature in self.visual),
+        )
+
     def select(self, rows: slice) -> FeatureBatch:
         """The features of a run of pictures."""
         return FeatureBatch(

@@ -124,6 +124,18 @@ def nssm(generated: Tensor, reference: ReferenceStructure) -> Tensor:
     return torch.tensor(scores, dtype=dtype, device=generated.device)
 
 
+def structure_distance(first: ReferenceStructure, second: ReferenceStructure) -> float:
+    """``1 - Pearson`` of two pictures' self-similarities, in [0, 2]: nSSM between any two, and the same both ways.
+
+    Both from `reference_structure` with the same cells. NaN = undefined, as in `nssm`.
+    """
+    ours, theirs = first.working, second.working
+    if min(first.variance, second.variance) < FLOAT64_BELOW_VARIANCE:
+        ours, theirs = first.exact, second.exact
+    is_defined = ours.variance >= CONSTANT_BELOW_VARIANCE and theirs.variance >= CONSTANT_BELOW_VARIANCE
+    return _one_minus_pearson(ours, theirs) if is_defined else float("nan")
+
+
 def _score(picture: Tensor, reference: ReferenceStructure) -> float:
     """nSSM of one picture (C, h, w); one at a time keeps its products in the processor's cache."""
     ours, theirs = _structure(_cells(picture, reference.blocks)), reference.working

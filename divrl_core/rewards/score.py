@@ -54,10 +54,12 @@ class ScoreSettings:
 class ReferenceFeatures:
     """One reference, ready to be compared with: its mask, its structure and the features of its object's cells.
 
-    mask: bool (h, w), the object on the backbone's grid. semantic: (M, Cs). visual: each `values` is (M, C).
+    mask: bool (h, w), the object on the backbone's grid; structure_mask: on the grid that nSSM reads, pooled. semantic:
+    (M, Cs). visual: each `values` is (M, C).
     """
 
     mask: Tensor
+    structure_mask: Tensor
     structure: ReferenceStructure
     semantic: Tensor
     visual: tuple[VisualFeature, ...]
@@ -93,11 +95,17 @@ def reference_features(
     """
     if len(features) != 1:
         raise ValueError(f"{name}: reference_features takes the features of one picture, got {len(features)}")
+    if features.grid[0] % settings.nssm_pool or features.grid[1] % settings.nssm_pool:
+        raise ValueError(
+            f"nssm_pool (pooling) must divide the backbone's grid of {features.grid[0]} x {features.grid[1]} cells, "
+            f"got {settings.nssm_pool}"
+        )
     structure_mask = _cells_of(mask, features.grid, settings.nssm_pool, name)
     target_mask = _cells_of(mask, features.grid, 1, name)
     inside = target_mask.flatten().to(features.semantic.device)
     return ReferenceFeatures(
         mask=target_mask,
+        structure_mask=structure_mask,
         structure=reference_structure(features.structure[0], structure_mask, pool=settings.nssm_pool),
         semantic=to_cells(features.semantic[0])[inside],
         visual=tuple(

@@ -23,28 +23,34 @@ MODES: tuple[Mode, ...] = ("reward", "diverse set")
 class Measured:
     """What choosing needs of B candidates. NaN = undefined.
 
-    nssm, vsm: (B,). distances: (B, B) between their structures, from `structural_distances`. matches: (B,), those
-    behind VSM, where somebody wants to know; a VSM over few of them says little.
+    nssm, vsm: (B,). matches: (B,), those behind VSM; a VSM over few of them says little. distances: (B, B) between
+    their structures, from `structural_distances`; only a diverse set asks for them.
     """
 
     nssm: Tensor
     vsm: Tensor
-    distances: Tensor
-    matches: Tensor | None = None
+    matches: Tensor
+    distances: Tensor | None = None
 
     def __post_init__(self) -> None:
         """All parts speak of the same candidates."""
         count = len(self.nssm)
-        if self.vsm.shape != (count,) or self.distances.shape != (count, count):
+        others = [self.vsm.shape == (count,), self.matches.shape == (count,)]
+        if not all(others) or (self.distances is not None and self.distances.shape != (count, count)):
             raise ValueError(
                 f"measures must be of the same candidates: nssm {tuple(self.nssm.shape)}, vsm {tuple(self.vsm.shape)}, "
-                f"distances {tuple(self.distances.shape)}"
+                f"matches {tuple(self.matches.shape)}, "
+                f"distances {None if self.distances is None else tuple(self.distances.shape)}"
             )
 
     @property
     def is_defined(self) -> Tensor:
-        """Bool (B,): every measure of the candidate is defined, also its distances to the other defined ones."""
-        return ~(self.nssm.isnan() | self.vsm.isnan())
+        """Bool (B,): nSSM and VSM are defined, and so are the distances to all others of which they are."""
+        defined = ~(self.nssm.isnan() | self.vsm.isnan())
+        if self.distances is None:
+            return defined
+        unknown = self.distances.isnan() & defined[:, None] & defined[None, :]
+        return defined & ~unknown.any(dim=1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ def survivors(measured: Measured, *, mode: Mode, count: int, gate: float, t: flo
     """
     check_counts(len(measured.nssm), count)
     has_structure = ~measured.nssm.isnan()
+    if measured.distances is not None:  # to pictures that have a structure; see `Measured.is_defined`
+        unknown = measured.distances.isnan() & has_structure[:, None] & has_structure[None, :]
+        has_structure = has_structure & ~unknown.any(dim=1)
     is_failing = measured.vsm < identity_bar(gate, t)  # False where undefined
     hopeful = _indices(has_structure & ~is_failing)
     failing = _indices(has_structure & is_failing)
@@ -99,6 +108,8 @@ def _best(measured: Measured, candidates: list[int], mode: Mode, count: int) -> 
         return sorted(candidates, key=lambda index: float(measured.nssm[index]), reverse=True)[:count]
     if mode != "diverse set":
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if measured.distances is None:
+        raise ValueError("a diverse set is chosen by distances, which were not measured")
     rows = torch.tensor(candidates)
     distances = measured.distances[rows][:, rows]
     return [candidates[index] for index in spread_set(distances, measured.nssm[rows], count)]

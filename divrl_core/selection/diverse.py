@@ -7,28 +7,39 @@ highest nSSM, which sees the reference alone; only a distance between them tells
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from ..rewards.nssm import nssm, reference_structure
+from ..rewards.nssm import reference_structure, structure_distance
 
 MOST_SWAPS = 1000  # of the improvement; it ends long before, each swap makes the set better
 
 
-def structural_distances(structure: Tensor, mask: Tensor, *, pool: int = 1) -> Tensor:
-    """Distances between every two pictures: (B, B), float32 or better, symmetric, 0 on the diagonal, in [0, 2].
+def structural_distances(
+    structure: Tensor, mask: Tensor, *, pool: int = 1, between: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Distances between every two pictures: (B, B), float32, symmetric, 0 on the diagonal, in [0, 2].
 
     Args:
         structure: features that nSSM reads (B, C, h, w).
-        mask: bool (h, w) on their grid or the pooled one, the reference's object.
+        mask: bool (h, w) on their grid or the pooled one, the reference's object: `ReferenceFeatures.structure_mask`.
         pool: as in `reference_structure`.
+        between: called before each picture; may raise to stop.
 
     NaN = undefined (a constant map).
     """
-    rows = [nssm(structure, reference_structure(picture, mask, pool=pool)) for picture in structure]
-    distances = torch.stack(rows) if rows else structure.new_zeros(0, 0)
-    distances = (distances + distances.T) / 2
-    return distances.fill_diagonal_(0.0)
+    prepared = []
+    for picture in structure:
+        between()
+        prepared.append(reference_structure(picture, mask, pool=pool))
+    distances = torch.zeros(len(prepared), len(prepared))
+    for row, first in enumerate(prepared):
+        between()
+        for column, second in enumerate(prepared[:row]):
+            distances[row, column] = distances[column, row] = structure_distance(first, second)
+    return distances
 
 
 def spread_set(distances: Tensor, from_reference: Tensor, count: int) -> list[int]:

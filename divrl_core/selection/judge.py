@@ -6,6 +6,7 @@ resized to that shape: the same rule, and the same functions, as `divrl-train sc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,16 +76,26 @@ class Judge:
         features = self.backbone.extract(images)
         return Judged(score_images(features, reference, self.settings, generated_mask=masks), features)
 
-    def measured(self, images: Tensor) -> Measured:
-        """What `choice` needs of candidates (B, 3, H, W) of one shape, on the CPU."""
+    def measured(
+        self, images: Tensor, *, with_distances: bool = True, between: Callable[[], None] = lambda: None
+    ) -> Measured:
+        """What `choice` needs of candidates (B, 3, H, W) of one shape, on the CPU.
+
+        with_distances: whether a diverse set is to be chosen; otherwise they are left out. between: called before each
+        picture of that work; may raise to stop it.
+        """
         judged = self.score(images)
-        mask = self.features((images.shape[-2], images.shape[-1])).mask
-        distances = structural_distances(judged.features.structure, mask, pool=self.settings.nssm_pool)
+        distances = None
+        if with_distances:
+            mask = self.features((images.shape[-2], images.shape[-1])).structure_mask
+            distances = structural_distances(
+                judged.features.structure, mask, pool=self.settings.nssm_pool, between=between
+            )
         return Measured(
             nssm=judged.scores.nssm.cpu(),
             vsm=judged.scores.vsm.cpu(),
-            distances=distances.cpu(),
             matches=judged.scores.kept_count.cpu(),
+            distances=distances,
         )
 
     def _at(self, shape: Shape) -> tuple[Reference, ReferenceFeatures]:

@@ -70,12 +70,15 @@ def parse_plan(text: str, candidates: int, keep: int, steps: int) -> tuple[Cut, 
     return _effective(cuts, candidates, steps)
 
 
-def planned_steps(plan: Sequence[Cut], candidates: int, steps: int) -> int:
-    """Steps of the sampler over all candidates under a plan; `candidates * steps` without one."""
+def planned_steps(plan: Sequence[Cut], candidates: int, steps: int, *, starts_again: bool = False) -> int:
+    """Steps of the sampler over all candidates under a plan; `candidates * steps` without one.
+
+    starts_again: survivors of a cut take all steps anew, where they cannot go on in place.
+    """
     total, alive, done = 0, candidates, 0
     for cut in plan:
         total += alive * (cut.after_step - done)
-        alive, done = cut.survivors, cut.after_step
+        alive, done = cut.survivors, 0 if starts_again else cut.after_step
     return total + alive * (steps - done)
 
 

@@ -36,5 +36,5 @@ def comfyui(installed_comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory
     small_models = base / "custom_nodes" / "small_models"
     small_models.parent.mkdir()
     small_models.symlink_to(Path(__file__).with_name("small_models"), target_is_directory=True)
-    with Server(installed_comfyui, base) as server:
+    with Server(installed_comfyui, base, arguments=("--preview-method", "latent2rgb")) as server:
         yield server

@@ -82,9 +82,92 @@ def test_survivors_of_pruning_are_the_stock_sampler_s_pictures_too(comfyui: Serv
 def test_larger_micro_batches_are_equal_but_for_rounding(comfyui: Server) -> None:
     graph = with_sampler("euler")
     one = saved_latent(comfyui, comfyui.run(best_of_n(graph, micro_batch=1)))
-    for rows in (0, 2, 3):
+    for rows in (2, 3):
         several = saved_latent(comfyui, comfyui.run(best_of_n(graph, micro_batch=rows)))
         torch.testing.assert_close(several, one, atol=1e-4, rtol=0)
+        assert f"sampling 3 candidates, {rows} at a time" in comfyui.log()
+        assert not torch.equal(several, one)  # rounding there is: the model did see them together
+    several = saved_latent(comfyui, comfyui.run(best_of_n(graph, micro_batch=0)))  # as many as fit
+    torch.testing.assert_close(several, one, atol=1e-4, rtol=0)
+
+
+def test_batches_of_references_are_seen_as_the_stock_sampler_sees_them(comfyui: Server) -> None:
+    """Rows of a micro-batch would each meet another row of the reference; so the micro-batch is 1."""
+    graph = with_sampler("euler")
+    graph["other"] = node("DivRL_LoadPocketKontext", variant="kontext", figure=4)
+    graph["two"] = node("ImageBatch", image1=["pocket", 3], image2=["other", 3])
+    graph["encoded"]["inputs"]["pixels"] = ["two", 0]
+    outputs = comfyui.run(best_of_n(graph, candidates=2, keep=2, micro_batch=2))
+    ours = saved_latent(comfyui, outputs)
+    assert "micro_batch 1, since a prompt, reference or mask is a batch" in comfyui.log()
+    for row in report(outputs)["candidates"]:
+        theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"])))
+        assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs)
+
+
+@pytest.mark.parametrize("patch", ["EasyCache", "LazyCache", "APG"])
+def test_patches_that_remember_earlier_steps_do_not_mix_candidates(comfyui: Server, patch: str) -> None:
+    graph = with_sampler("euler")
+    graph["sigmas"] = node("BasicScheduler", model=["pocket", 0], scheduler="simple", steps=10, denoise=1.0)
+    graph["negative"] = node("CLIPTextEncode", clip=["pocket", 1], text="a robot")
+    settings = {
+        "EasyCache": {"reuse_threshold": 0.5, "start_percent": 0.1, "end_percent": 0.95, "verbose": False},
+        "LazyCache": {"reuse_threshold": 0.5, "start_percent": 0.1, "end_percent": 0.95, "verbose": False},
+        "APG": {"eta": 1.0, "norm_threshold": 5.0, "momentum": -0.5},
+    }
+    graph["patched"] = node(patch, model=model_of(graph), **settings[patch])
+    cfg = 2.0 if patch == "APG" else 1.0
+    graph["cfg"] = node(
+        "CFGGuider", model=["patched", 0], positive=["positive", 0], negative=["negative", 0], cfg=cfg
+    )
+    wanted = {"candidates": 3, "keep": 2, "pruning": True, "pruning_plan": "3:2", "model": ["cfg", 0]}
+    outputs = comfyui.run(best_of_n(graph, **wanted, positive=None))
+    ours, told = saved_latent(comfyui, outputs), report(outputs)
+    assert told["survivors_go_on"] == "from their first step"
+    for row in told["candidates"]:
+        if row["kept"]:
+            theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"], guider=["cfg", 0])))
+            assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs)
+
+
+def test_several_candidates_under_cfg_are_the_stock_sampler_s(comfyui: Server) -> None:
+    graph = with_sampler("dpmpp_2m")
+    graph["negative"] = node("CLIPTextEncode", clip=["pocket", 1], text="a robot")
+    graph["cfg"] = node(
+        "CFGGuider", model=model_of(graph), positive=["positive", 0], negative=["negative", 0], cfg=2.0
+    )
+    wanted = {"candidates": 4, "keep": 2, "pruning": True, "pruning_plan": "2:3", "model": ["cfg", 0]}
+    outputs = comfyui.run(best_of_n(graph, **wanted, positive=None))
+    ours, told = saved_latent(comfyui, outputs), report(outputs)
+    assert told["survivors_go_on"] == "in place"
+    for row in told["candidates"]:
+        if row["kept"]:
+            theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"], guider=["cfg", 0])))
+            assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs)
+
+
+def test_a_sampler_that_does_not_report_the_cut_s_step_is_refused(comfyui: Server) -> None:
+    graph = with_sampler("dpm_fast")
+    with pytest.raises(WorkflowFailed, match="does not report step 5 of the schedule"):
+        comfyui.run(best_of_n(graph, candidates=4, keep=1, pruning=True, pruning_plan="5:2"))
+
+
+def test_what_the_scores_would_refuse_is_refused_before_anything_is_sampled(comfyui: Server) -> None:
+    said = comfyui.log().count("sampling ")
+    with pytest.raises(WorkflowFailed, match="must divide the backbone's grid"):
+        comfyui.run(best_of_n(pocket(), pooling=7))
+    graph = pocket()
+    graph["empty"] = node("SolidMask", value=0.0, width=128, height=128)
+    graph["dot"] = node("SolidMask", value=1.0, width=8, height=8)
+    graph["speck"] = node(
+        "MaskComposite", destination=["empty", 0], source=["dot", 0], x=60, y=60, operation="add"
+    )
+    with pytest.raises(WorkflowFailed, match="the mask covers"):
+        comfyui.run(best_of_n(graph, reference_mask=["speck", 0]))
+    graph["vae"] = node("Test_OtherVae")
+    with pytest.raises(WorkflowFailed, match="vae: it decodes latents of 4 channels, the model draws 16"):
+        comfyui.run(best_of_n(graph, vae=["vae", 0]))
+    assert comfyui.log().count("sampling ") == said
 
 
 def test_a_guider_of_its_own_serves_as_well(comfyui: Server) -> None:

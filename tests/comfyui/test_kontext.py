@@ -18,7 +18,7 @@ from divrl_core.models.model_names import POCKET_FOLDER
 from divrl_core.pocket.references import PocketReferences
 
 from .graphs import node, pocket, saved_latent, saved_pictures, stock
-from .server import Server
+from .server import Server, WorkflowFailed
 
 SCALE, SHIFT = 0.3611, 0.1159
 
@@ -86,6 +86,19 @@ def test_no_key_of_a_trained_lora_is_left_out(comfyui: Server) -> None:
     comfyui.run(stock(pocket(variant="text to image", lora="masked-cfm"), 1))
     assert "lora key not loaded" not in comfyui.log()
     assert "ERROR lora" not in comfyui.log()
+
+
+def test_flux_s_own_prompt_node_serves_and_others_are_refused_in_words(comfyui: Server) -> None:
+    graph = pocket()
+    plain = saved_latent(comfyui, comfyui.run(stock(graph, 1)))
+    graph["text"] = node(
+        "CLIPTextEncodeFlux", clip=["pocket", 1], clip_l=["pocket", 5], t5xxl=["pocket", 5], guidance=2.5
+    )
+    assert torch.equal(saved_latent(comfyui, comfyui.run(stock(graph, 1))), plain)
+    graph["skip"] = node("CLIPSetLastLayer", clip=["pocket", 1], stop_at_clip_layer=-2)
+    graph["text"]["inputs"]["clip"] = ["skip", 0]
+    with pytest.raises(WorkflowFailed, match="leave CLIP Set Last Layer out"):
+        comfyui.run(stock(graph, 1))
 
 
 def test_the_loader_of_model_and_clip_takes_the_pocket_s_encoders_too(comfyui: Server) -> None:

@@ -45,12 +45,13 @@ def test_bars_are_as_long_as_vsm_and_coloured_by_the_gate() -> None:
 def test_an_undefined_score_has_no_bar_and_is_said_to_be() -> None:
     sheet = drawn(scored(NAN))
     assert count(sheet, PASSES) == count(sheet, FAILS) == 0
-    assert verdict(NAN, 0.5) == "undefined"
+    assert verdict(0.1, NAN, 0.5) == "undefined"
 
 
 def test_a_picture_exactly_at_the_gate_passes() -> None:
-    assert verdict(0.5, 0.5) == "passes"
-    assert verdict(0.49, 0.5) == "below the gate"
+    assert verdict(0.1, 0.5, 0.5) == "passes"
+    assert verdict(0.1, 0.49, 0.5) == "below the gate"
+    assert verdict(NAN, 0.9, 0.5) == "undefined"
 
 
 def test_a_score_is_never_rounded_onto_the_gate() -> None:

@@ -18,7 +18,7 @@ def measured(nssm: list[float], vsm: list[float], distances: torch.Tensor | None
     """Measures with distances that follow nSSM on a line, where none are given."""
     first = torch.tensor(nssm)
     apart = (first[:, None] - first[None, :]).abs() if distances is None else distances
-    return Measured(nssm=first, vsm=torch.tensor(vsm), distances=apart)
+    return Measured(nssm=first, vsm=torch.tensor(vsm), matches=torch.ones(len(nssm)), distances=apart)
 
 
 def test_reward_takes_the_highest_nssm_among_those_that_pass() -> None:
@@ -99,9 +99,24 @@ def test_as_many_as_asked_for_each_once(
 
 def test_measures_of_different_candidates_are_refused() -> None:
     with pytest.raises(ValueError, match="must be of the same candidates"):
-        Measured(nssm=torch.zeros(3), vsm=torch.zeros(2), distances=torch.zeros(3, 3))
+        Measured(nssm=torch.zeros(3), vsm=torch.zeros(2), matches=torch.zeros(3))
 
 
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mode must be one of"):
         choose(measured([0.5], [0.9]), mode="best", keep=1, gate=0.5)  # type: ignore[arg-type]
+
+
+def test_reward_needs_no_distances_and_a_diverse_set_does() -> None:
+    alone = Measured(nssm=torch.tensor([0.2, 0.5]), vsm=torch.tensor([0.9, 0.9]), matches=torch.ones(2))
+    assert choose(alone, mode="reward", keep=1, gate=0.5).kept == (1,)
+    with pytest.raises(ValueError, match="which were not measured"):
+        choose(alone, mode="diverse set", keep=1, gate=0.5)
+
+
+def test_a_candidate_of_unknown_distance_is_undefined() -> None:
+    distances = torch.tensor([[0.0, 0.3, NAN], [0.3, 0.0, NAN], [NAN, NAN, 0.0]])
+    unknown = measured([0.2, 0.3, 0.9], [0.9, 0.9, 0.9], distances)
+    assert not bool(unknown.is_defined.any())  # each lacks one of its distances
+    assert choose(unknown, mode="diverse set", keep=2, gate=0.5).shortfall == 2
+    assert len(survivors(unknown, mode="diverse set", count=2, gate=0.5, t=0.5)) == 2

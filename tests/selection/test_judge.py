@@ -75,6 +75,19 @@ def test_a_reference_is_seen_once_a_size(backbone: Backbone) -> None:
     assert counting.seen == 1 + 3 * 2 + 1 + 1
 
 
+def test_the_reference_is_one_more_point_of_the_same_space() -> None:
+    """The distance of the reference to a picture is that picture's nSSM, also where the grid is pooled."""
+    pocket = load_backbone(BackboneConfig(name="pocket"))
+    assert pocket.settings.score.nssm_pool == 2
+    mask = np.zeros((96, 96), dtype=bool)
+    mask[13:70, 21:83] = True
+    reference = picture(3, (96, 96))
+    pictures = [torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in (reference, picture(4, (96, 96)))]
+    found = Judge(pocket, reference, mask).measured(torch.stack(pictures).float() / 255)
+    assert found.distances is not None
+    assert float(found.distances[0, 1]) == pytest.approx(float(found.nssm[1]), abs=1e-5)
+
+
 def test_masks_of_other_pictures_are_refused(backbone: Backbone) -> None:
     judge = Judge(backbone, picture(0, (64, 64)), None)
     with pytest.raises(ValueError, match=r"image masks must match their images: expected \(2, 64, 64\)"):

@@ -16,6 +16,8 @@ def test_the_field_s_example_costs_176_evaluations_instead_of_448() -> None:
     plan = parse_plan("4:8 8:4", candidates=16, keep=4, steps=28)
     assert planned_steps(plan, 16, 28) == 64 + 32 + 80
     assert planned_steps((), 16, 28) == 448
+    # survivors that start again: 16 x 4 + 8 x 8 + 4 x 28
+    assert planned_steps(plan, 16, 28, starts_again=True) == 64 + 64 + 112
 
 
 @LAW

@@ -11,6 +11,7 @@ import torch
 from comfy.clip_vision import ClipVisionModel
 from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder
 from comfy.sd import VAE
+from comfy.taesd.taesd import TAESD
 from comfy_api.latest import ComfyExtension, io
 
 COMMON = {
@@ -106,11 +107,26 @@ class RandomVae(io.ComfyNode):
         return io.NodeOutput(VAE(sd=state, dtype=torch.float32))
 
 
+class OtherVae(io.ComfyNode):
+    """A TAESD of 4 latent channels, as SD 1.5 has them, with random weights."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="Test_OtherVae", category="test", inputs=[], outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        shapes = {key: value.shape for key, value in TAESD(latent_channels=4).state_dict().items()}
+        return io.NodeOutput(
+            VAE(sd={key: torch.zeros(shape) for key, shape in shapes.items()}, dtype=torch.float32)
+        )
+
+
 async def comfy_entrypoint() -> ComfyExtension:
     """What ComfyUI calls to get the nodes."""
 
     class SmallModels(ComfyExtension):
         async def get_node_list(self) -> list[type[io.ComfyNode]]:
-            return [SmallVision, FourChannels, RandomVae]
+            return [SmallVision, FourChannels, RandomVae, OtherVae]
 
     return SmallModels()
