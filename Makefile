@@ -57,7 +57,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/nssm.py
 	$(BIN)/python benchmarks/cfm.py
-	$(BIN)/python benchmarks/best_of_n.py --lora divrl-pocket-suppress.safetensors
+	$(BIN)/python benchmarks/best_of_n.py --groups 10 --lora divrl-pocket-suppress.safetensors
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
