@@ -14,9 +14,9 @@ from safetensors.torch import load
 
 from .server import Outputs, Server, Workflow
 
-LORAS = {"explore", "suppress", "masked-cfm"}
 POCKET_BACKBONE = "pocket (packaged, toy figures)"
 LITE0_BACKBONE = "lite0 (packaged)"
+SCALE, SHIFT = 0.3611, 0.1159  # FLUX's latents: (raw - shift) * scale
 OWN = {"tau_s": -1.0, "tau_v": -1.0, "pooling": 0}
 
 
@@ -58,6 +58,13 @@ def pocket(
 def model_of(graph: Workflow) -> list[Any]:
     """The last model of a graph: with its LoRA, where it has one."""
     return ["model" if "model" in graph else "pocket", 0]
+
+
+def with_sampler(name: str, *, figure: int = 0) -> Workflow:
+    """The pocket Kontext with the explore LoRA, whose candidates differ, and a sampler of ComfyUI's."""
+    graph = pocket(lora="explore", figure=figure)
+    graph["sampler"] = node("KSamplerSelect", sampler_name=name)
+    return graph
 
 
 def best_of_n(graph: Workflow, **changes: Any) -> Workflow:

@@ -17,10 +17,8 @@ from divrl_core.models.lora_file import read_lora
 from divrl_core.models.model_names import POCKET_FOLDER
 from divrl_core.pocket.references import PocketReferences
 
-from .graphs import node, pocket, saved_latent, saved_pictures, stock
+from .graphs import SCALE, SHIFT, node, pocket, saved_latent, saved_pictures, stock
 from .server import Server, WorkflowFailed
-
-SCALE, SHIFT = 0.3611, 0.1159
 
 
 def test_the_sample_reference_is_the_world_s_own(comfyui: Server) -> None:

@@ -16,11 +16,10 @@ from divrl_core.models.model_names import POCKET_FOLDER, TEXT_TO_IMAGE_PART
 from divrl_core.models.panels import letterbox
 from divrl_core.models.pocket_text import PocketText
 
-from .graphs import node, pocket, saved_latent, stock
+from .graphs import SCALE, SHIFT, node, pocket, saved_latent, stock
 from .server import Outputs, Server, Workflow, WorkflowFailed
 
 SIGMAS = (1.0, 0.8, 0.5, 0.2, 0.0)
-SCALE, SHIFT = 0.3611, 0.1159  # FLUX's latents: (raw - shift) * scale
 PROMPT = "a toy fox with a striped body on a blue floor"
 GUIDANCE = 1.0
 LORAS = POCKET_FOLDER / "loras"

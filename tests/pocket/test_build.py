@@ -233,7 +233,7 @@ def test_the_shipped_text_to_image_model_draws_the_floor_that_its_caption_names_
 def test_the_shipped_weights_are_the_frozen_ones_that_the_docs_name():
     docs = (Path(__file__).parents[2] / "docs" / "pocket.md").read_text("utf-8")
     files = sorted(POCKET_FOLDER.rglob("*.safetensors"))
-    assert len(files) == 6
+    assert len(files) == 9
     for file in files:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert f"| `{file.relative_to(POCKET_FOLDER).as_posix()}` | `{digest}` |" in docs
