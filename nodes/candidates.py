@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -30,6 +30,9 @@ from torch import Tensor
 
 from .sharing import memory_for
 
+if TYPE_CHECKING:
+    from ..divrl_core.selection.pruning import Cut
+
 LARGEST_SEED = 2**64
 
 Decide = Callable[[int, list[int], Tensor], list[int]]
@@ -40,9 +43,9 @@ Decide = Callable[[int, list[int], Tensor], list[int]]
 class Candidates:
     """What to sample, and what came of it.
 
-    is_shared: whether candidates go through one call of the sampler. cuts: steps after which `decide` chooses who goes
-    on, and how many that will be. Results: `latents` of those that were finished, by candidate; `stopped_after` of the
-    others; `evaluations`, guided predictions of one row each, and those of one finished.
+    is_shared: whether candidates go through one call of the sampler. plan: the cuts at which `decide` chooses who goes
+    on. Results: `latents` of those that were finished, by candidate; `stopped_after` of the others; `evaluations`,
+    guided predictions of one row each, and those of one finished.
     """
 
     guider: Any
@@ -52,7 +55,7 @@ class Candidates:
     seeds: Sequence[int]
     micro_batch: int
     is_shared: bool
-    cuts: Mapping[int, int] = field(default_factory=dict)
+    plan: Sequence[Cut] = ()
     decide: Decide
     latents: dict[int, Tensor] = field(default_factory=dict)
     stopped_after: dict[int, int] = field(default_factory=dict)
@@ -89,10 +92,11 @@ class Candidates:
 
     def _lockstep(self) -> None:
         noise = torch.cat([self._noise(seed) for seed in self.seeds])
+        cuts = {cut.after_step for cut in self.plan}
 
         def on_step(step: int, predicted: Tensor) -> None:
-            self._progress.step(step, predicted[self._alive])
-            if step + 1 in self.cuts:
+            self._progress.step(predicted[self._alive])
+            if step + 1 in cuts:
                 self._cut(step + 1, predicted[self._alive])
 
         lane = _Lane(self.sampler, noise, on_step)
@@ -101,7 +105,7 @@ class Candidates:
         self.evaluations_of_one = self._calls
 
     def _one_by_one(self) -> None:
-        for end in (*self.cuts, self.steps):
+        for end in (*(cut.after_step for cut in self.plan), self.steps):
             predicted = {row: self._one(row, end) for row in list(self._alive)}
             if end == self.steps:
                 self.latents = predicted
@@ -114,7 +118,7 @@ class Candidates:
         seen: dict[str, Tensor] = {}
 
         def on_step(step: int, predicted: Tensor) -> None:
-            self._progress.step(step, predicted)
+            self._progress.step(predicted)
             if step + 1 == end < self.steps:
                 seen["predicted"] = predicted
                 raise _EnoughSeen(predicted)
@@ -230,18 +234,17 @@ class _Progress:
     """The node's progress bar, and a live preview of all candidates side by side."""
 
     def __init__(self, candidates: Candidates) -> None:
-        from ..divrl_core.selection.pruning import Cut, planned_steps
+        from ..divrl_core.selection.pruning import planned_steps
 
         patcher = candidates.guider.model_patcher
         self._previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
-        plan = [Cut(*pair) for pair in candidates.cuts.items()]
         self._total = planned_steps(
-            plan, len(candidates.seeds), candidates.steps, starts_again=not candidates.is_shared
+            candidates.plan, len(candidates.seeds), candidates.steps, starts_again=not candidates.is_shared
         )
         self._bar = comfy.utils.ProgressBar(self._total)
         self._done = 0
 
-    def step(self, step: int, predicted: Tensor) -> None:
+    def step(self, predicted: Tensor) -> None:
         """One step of the rows in `predicted` is done. Raises when the user interrupts."""
         self._done = min(self._done + len(predicted), self._total)
         preview = None

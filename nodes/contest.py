@@ -14,12 +14,11 @@ from torch import Tensor
 from .candidates import Candidates, seeds_from
 from .convert import as_saved, latent_of_one_picture
 from .decoding import Decoder
-from .score import as_json
+from .score import measured_with, without_nan
 from .sharing import has_batches, rows_at_once, why_not_shared
 
 if TYPE_CHECKING:
     from ..divrl_core.selection.choice import Choice, Measured
-    from ..divrl_core.selection.pruning import Cut
 
 logger = logging.getLogger("divrl")
 
@@ -69,7 +68,7 @@ class Contest:
         shape = _shape_of_pictures(vae, samples)
         judge.features(shape)  # what is wrong with mask, pooling or backbone shows before anything is sampled
         plan = () if plan_words is None else parse_plan(plan_words, candidates, keep, steps)
-        self.plan: dict[int, Cut] = {cut.after_step: cut for cut in plan}
+        self._survivors = {cut.after_step: cut.survivors for cut in plan}
         self.judge, self.keep, self.mode, self.gate, self.steps = judge, keep, mode, gate, steps
         self.seeds = seeds_from(seed, candidates)
         self._sigmas = sigmas
@@ -89,7 +88,7 @@ class Contest:
             seeds=self.seeds,
             micro_batch=1 if unshared else rows,
             is_shared=not unshared,
-            cuts={step: cut.survivors for step, cut in self.plan.items()},
+            plan=plan,
             decide=self._decide,
         )
         self._pictures: dict[int, Tensor] = {}
@@ -140,11 +139,12 @@ class Contest:
 
     def as_json(self, penalty: float) -> str:
         """Every candidate's seed, scores and fate."""
-        from ..divrl_core.rewards.gate import suppress_reward
+        from ..divrl_core.rewards.gate import passes, suppress_reward
 
         scores = [self._scores[index] for index in range(len(self.seeds))]
         nssm, vsm = torch.tensor([one.nssm for one in scores]), torch.tensor([one.vsm for one in scores])
         reward = suppress_reward(nssm, vsm, gate=self.gate, penalty_weight=penalty).total
+        is_passing = passes(nssm, vsm, gate=self.gate)
         rows = [
             {
                 "seed": seed,
@@ -152,15 +152,15 @@ class Contest:
                 "nssm": float(nssm[index]),
                 "reward": float(reward[index]),
                 "matches": scores[index].matches,
-                "passes": scores[index].passes(self.gate),
+                "passes": bool(is_passing[index]),
                 "kept": index in self.choice.kept,
                 "rank": self.choice.kept.index(index) + 1 if index in self.choice.kept else None,
                 "stopped_after_step": self.candidates.stopped_after.get(index),
             }
             for index, seed in enumerate(self.seeds)
         ]
-        content = json.loads(as_json(rows, self.judge, gate=self.gate, penalty=penalty))
-        content |= {
+        content = {
+            **measured_with(self.judge, gate=self.gate, penalty=penalty),
             "mode": self.mode,
             "steps": self.steps,
             "foreseen_by": self._decoder.name,
@@ -168,8 +168,8 @@ class Contest:
             "evaluations": self.candidates.evaluations,
             "evaluations_without_pruning": self._evaluations_of_all(),
             "summary": self.summary(),
+            "candidates": without_nan(rows),
         }
-        content["candidates"] = content.pop("pictures")
         return json.dumps(content, indent=2)
 
     def sheet(self) -> Any:
@@ -203,7 +203,7 @@ class Contest:
         from ..divrl_core.selection.choice import survivors
 
         measured = self._measure(alive, self._decoder.foresee(predicted))
-        count = min(self.plan[step].survivors, len(alive))
+        count = min(self._survivors[step], len(alive))
         t = _time(self._sigmas, step - 1)
         chosen = survivors(measured, mode=self.mode, count=count, gate=self.gate, t=t)  # type: ignore[arg-type]
         logger.info("after step %d of %d: %d of %d go on", step, self.steps, len(chosen), len(alive))
@@ -237,10 +237,6 @@ class _Score(NamedTuple):
     nssm: float
     vsm: float
     matches: int
-
-    def passes(self, gate: float) -> bool:
-        """As `choice` sees it: both scores defined, VSM at or above the gate."""
-        return self.nssm == self.nssm and self.vsm >= gate
 
 
 def _shape_of_pictures(vae: Any, samples: Tensor) -> tuple[int, int]:

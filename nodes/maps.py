@@ -87,7 +87,6 @@ def _draw(judge: Any, pictures: torch.Tensor, masks: torch.Tensor | None) -> tup
 
     shape = (pictures.shape[-2], pictures.shape[-1])
     reference, features = judge.reference(shape).image, judge.features(shape)
-    own = judge.backbone.extract(reference[None])
     judged = judge.score(as_saved(pictures), masks)
     pool = judge.settings.nssm_pool
     maps = [self_similarity(one, features.structure_mask, pool=pool) for one in judged.features.structure]
@@ -95,7 +94,7 @@ def _draw(judge: Any, pictures: torch.Tensor, masks: torch.Tensor | None) -> tup
     failures, kept = identity_failure(judged, features, judge.settings, sources)
     shown = [to_picture(picture) for picture in pictures]
     nssm, vsm = judged.scores.nssm.tolist(), judged.scores.vsm.tolist()
-    reference_map = self_similarity(own.structure[0], features.structure_mask, pool=pool)
+    reference_map = self_similarity(judge.own(shape).structure[0], features.structure_mask, pool=pool)
     return (
         structure_sheet(reference, reference_map, shown, maps, nssm),
         identity_sheet(reference, shown, list(failures), list(kept), vsm),

@@ -144,8 +144,8 @@ class PocketClip:
     ) -> Any:
         """T5's tokens and CLIP's pooled output of one prompt."""
         management.load_models_gpu([self.patcher])
-        embeds = self._text.encode([tokens["t5xxl"]]).prompt_embeds.to(management.intermediate_device())
-        pooled = self._text.encode([tokens["l"]]).pooled.to(management.intermediate_device())
+        embeds = self._text.token_embeddings([tokens["t5xxl"]]).to(management.intermediate_device())
+        pooled = self._text.pooled([tokens["l"]]).to(management.intermediate_device())
         if return_dict:
             return {"cond": embeds, "pooled_output": pooled}
         return (embeds, pooled) if return_pooled else embeds

@@ -90,7 +90,9 @@ class ScoreImages(io.ComfyNode):
         return io.NodeOutput(
             images,
             *([row[name] for row in rows] for name in ("vsm", "nssm", "reward")),
-            as_json(rows, judge, gate=limit, penalty=weight),
+            json.dumps(
+                {"pictures": without_nan(rows), **measured_with(judge, gate=limit, penalty=weight)}, indent=2
+            ),
             sheet,
             ui=ui.PreviewImage(sheet, cls=cls),
         )
@@ -105,28 +107,29 @@ def make_judge(backbone: Any, reference: Any, mask: Any, settings: Any) -> Any:
     )
 
 
-def as_json(rows: list[dict[str, Any]], judge: Any, *, gate: float, penalty: float) -> str:
-    """Scores and what they were measured with; an undefined score is null."""
+def measured_with(judge: Any, *, gate: float, penalty: float) -> dict[str, Any]:
+    """What scores were measured with, for their JSON."""
     settings = judge.settings
-    return json.dumps(
-        {
-            "pictures": [{name: _defined(value) for name, value in row.items()} for row in rows],
-            "gate": gate,
-            "penalty": penalty,
-            "tau_s": settings.tau_s,
-            "tau_v": settings.tau_v,
-            "pooling": settings.nssm_pool,
-            "backbone": judge.backbone.source,
-        },
-        indent=2,
-    )
+    return {
+        "gate": gate,
+        "penalty": penalty,
+        "tau_s": settings.tau_s,
+        "tau_v": settings.tau_v,
+        "pooling": settings.nssm_pool,
+        "backbone": judge.backbone.source,
+    }
+
+
+def without_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for JSON: an undefined score is null."""
+    return [{name: _defined(value) for name, value in row.items()} for row in rows]
 
 
 def _scores(
     judge: Any, images: list[Any], masks: list[Any] | None, gate: float, penalty: float
 ) -> list[dict[str, Any]]:
     """A row a picture, in order: batches of one size go through the backbone together."""
-    from ..divrl_core.rewards.gate import suppress_reward
+    from ..divrl_core.rewards.gate import passes, suppress_reward
 
     if masks is not None and len(masks) not in (1, len(images)):
         raise ValueError(f"image masks: needs one, or one for each of {len(images)} inputs, got {len(masks)}")
@@ -136,15 +139,15 @@ def _scores(
         mask = None if masks is None else masks[number if len(masks) > 1 else 0]
         scores = judge.score(as_saved(pictures), masks_of_images(mask, batch)).scores
         reward = suppress_reward(scores.nssm, scores.vsm, gate=gate, penalty_weight=penalty)
+        is_passing = passes(scores.nssm, scores.vsm, gate=gate)
         for row in range(len(pictures)):
-            vsm = float(scores.vsm[row])
             rows.append(
                 {
-                    "vsm": vsm,
+                    "vsm": float(scores.vsm[row]),
                     "nssm": float(scores.nssm[row]),
                     "reward": float(reward.total[row]),
                     "matches": int(scores.kept_count[row]),
-                    "passes": bool(vsm >= gate) and not math.isnan(float(scores.nssm[row])),
+                    "passes": bool(is_passing[row]),
                 }
             )
     return rows

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from ..config import BackboneConfig
 from ..models.features.base import Backbone, load_backbone
 from ..rewards.score import ReferenceFeatures, reference_features, score_images
 from ..training.files import write_atomic_bytes, write_atomic_text
-from ..training.pictures import OBJECT_ABOVE, decode_mask, decode_picture, frame_to
+from ..training.pictures import OBJECT_ABOVE, decode_mask, decode_picture, frame_to, picture_tensor
 from ..training.references import DataProblems, Reference
 from .score_inputs import SHEET, PictureToScore, ScoreInputs, read_inputs
 from .score_results import PictureScore, ScoredFolder
@@ -89,7 +87,7 @@ def _scores(inputs: ScoreInputs, prepared: Prepared, backbone: Backbone) -> Iter
         pictures = list(run)
         for start in range(0, len(pictures), BATCH_SIZE):
             batch = pictures[start : start + BATCH_SIZE]
-            images = torch.stack([_tensor(decode_picture(picture.path).rgb) for picture in batch])
+            images = torch.stack([picture_tensor(decode_picture(picture.path).rgb) for picture in batch])
             scores = score_images(backbone.extract(images), prepared[key][1], backbone.settings.score)
             for row, picture in enumerate(batch):
                 yield PictureScore(
@@ -116,10 +114,6 @@ def _shaped(inputs: ScoreInputs, reference_id: str, shape: tuple[int, int]) -> R
     elif item.mask_source == "alpha" and picture.alpha is not None:
         mask = picture.alpha > OBJECT_ABOVE
     return frame_to(picture.rgb, mask, height, width)
-
-
-def _tensor(rgb: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().float() / 255
 
 
 def _sheet(inputs: ScoreInputs, prepared: Prepared, result: ScoredFolder) -> bytes:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .lettering import fit_text, font_for, wrap_text
-from .sheets import LIGHT, Picture, short_number, to_picture
+from .lettering import fit_text, wrap_text
+from .sheets import LIGHT, Picture, place, short_number, write_line
 
 UNDEFINED = "undefined"
 PASSES, FAILS = "#0072b2", "#d55e00"
@@ -68,14 +68,16 @@ def score_sheet(
     draw = ImageDraw.Draw(sheet)
 
     for number, line in enumerate(head):
-        _write(draw, (_MARGIN_PX, _MARGIN_PX - 6 + number * (_TITLE_PX + 8)), line, _TITLE_PX, LIGHT.ink)
-    _paste(sheet, reference, (_MARGIN_PX, top))
-    _write(draw, (_MARGIN_PX, top + _CELL_PX + 5), "reference", _TEXT_PX, LIGHT.muted)
+        write_line(draw, (_MARGIN_PX, _MARGIN_PX - 6 + number * (_TITLE_PX + 8)), line, _TITLE_PX, LIGHT.ink)
+    place(sheet, reference, (_MARGIN_PX, top), _CELL_PX, "lanczos")
+    write_line(draw, (_MARGIN_PX, top + _CELL_PX + 5), "reference", _TEXT_PX, LIGHT.muted)
     for number, scored in enumerate(pictures, start=1):
         left = _MARGIN_PX + number % columns * (_CELL_PX + _GAP_PX)
         _draw_scored(sheet, draw, (left, top + number // columns * cell_height), scored, gate)
     for number, line in enumerate(foot):
-        _write(draw, (_MARGIN_PX, top + rows * cell_height + number * _LINE_PX), line, _TEXT_PX, LIGHT.muted)
+        write_line(
+            draw, (_MARGIN_PX, top + rows * cell_height + number * _LINE_PX), line, _TEXT_PX, LIGHT.muted
+        )
     return sheet
 
 
@@ -90,12 +92,12 @@ def _draw_scored(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], scored: ScoredPicture, gate: float
 ) -> None:
     left, top = corner
-    _paste(sheet, scored.picture, corner)
+    place(sheet, scored.picture, corner, _CELL_PX, "lanczos")
     if scored.is_kept:
         edges = (left - 2, top - 2, left + _CELL_PX + 1, top + _CELL_PX + 1)
         draw.rectangle(edges, outline=LIGHT.ink, width=_FRAME_PX)
     of_matches = "" if scored.matches is None else f" of {scored.matches}"
-    numbers = f"nSSM {_number(scored.nssm)} · VSM {_beside_gate(scored.vsm, gate)}{of_matches}"
+    numbers = f"nSSM {score_words(scored.nssm)} · VSM {_beside_gate(scored.vsm, gate)}{of_matches}"
     parts = (scored.note,) if scored.is_foreseen else (verdict(scored.nssm, scored.vsm, gate), scored.note)
     below = " · ".join(part for part in parts if part)
     ink = LIGHT.muted if scored.is_foreseen else LIGHT.ink
@@ -105,7 +107,7 @@ def _draw_scored(
     _draw_bar(draw, (left, top + _CELL_PX + 6), scored.vsm, gate, colour)
     for number, (line, colour) in enumerate(lines):
         fitted = fit_text(line, _TEXT_PX, _CELL_PX)
-        _write(draw, (left, text_top + number * _LINE_PX), fitted, _TEXT_PX, colour)
+        write_line(draw, (left, text_top + number * _LINE_PX), fitted, _TEXT_PX, colour)
 
 
 def _draw_bar(
@@ -127,28 +129,16 @@ def _colour(scored: ScoredPicture, gate: float) -> str:
     return PASSES if scored.vsm >= gate else FAILS
 
 
-def _number(value: float) -> str:
+def score_words(value: float) -> str:
+    """A score with two digits and no leading zero, or that it is undefined."""
     return UNDEFINED if math.isnan(value) else short_number(value)
 
 
 def _beside_gate(vsm: float, gate: float) -> str:
     """VSM with as many digits as it takes to see on which side of the gate it lies."""
     if math.isnan(vsm) or vsm == gate:
-        return _number(vsm)
+        return score_words(vsm)
     digits = next(
         digits for digits in (2, 3, 4, 9) if digits == 9 or round(vsm, digits) != round(gate, digits)
     )
     return short_number(vsm, digits)
-
-
-def _paste(sheet: Image.Image, picture: Picture, corner: tuple[int, int]) -> None:
-    image = to_picture(picture)
-    scale = _CELL_PX / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    at = corner[0] + (_CELL_PX - size[0]) // 2, corner[1] + (_CELL_PX - size[1]) // 2
-    sheet.paste(image.resize(size, Image.Resampling.LANCZOS), at)
-
-
-def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size_px: int, colour: str) -> None:
-    if text:
-        draw.text(at, text, font=font_for(text, size_px), fill=colour)

@@ -104,15 +104,15 @@ def contact_sheet(
     sheet, draw, top = _open_sheet(title, width, sum(row_heights) + _LABEL_PX + 14, theme)
 
     for left, header in zip(lefts, columns, strict=True):
-        _write(draw, (left, top), fit_text(header, _CAPTION_PX, cell_px), _CAPTION_PX, theme.muted)
+        write_line(draw, (left, top), fit_text(header, _CAPTION_PX, cell_px), _CAPTION_PX, theme.muted)
     top += _LABEL_PX + 14
     for row, lines, height in zip(rows, labels, row_heights, strict=True):
         picture_top = _write_lines(draw, top, lines, theme)
         captions = [row.reference_caption, *(row.captions or [""] * len(row.results))]
         for left, picture, caption in zip(lefts, [row.reference, *row.results], captions, strict=False):
-            _place(sheet, picture, (left, picture_top), cell_px, upscale)
+            place(sheet, picture, (left, picture_top), cell_px, upscale)
             line = fit_text(caption, _CAPTION_PX, cell_px)
-            _write(draw, (left, picture_top + cell_px + 5), line, _CAPTION_PX, theme.muted)
+            write_line(draw, (left, picture_top + cell_px + 5), line, _CAPTION_PX, theme.muted)
         top += height
     return sheet
 
@@ -144,11 +144,11 @@ def comparison_sheet(
 
     for row in rows:
         draw.line((_MARGIN_PX, top, width - _MARGIN_PX, top), fill=theme.hairline)
-        _write(draw, (_MARGIN_PX, top + 12), "reference", _CAPTION_PX, theme.muted)
+        write_line(draw, (_MARGIN_PX, top + 12), "reference", _CAPTION_PX, theme.muted)
         for left, seed in zip(lefts, seeds, strict=True):
-            _write(draw, (left, top + 12), fit_text(seed, _CAPTION_PX, cell_px), _CAPTION_PX, theme.muted)
+            write_line(draw, (left, top + 12), fit_text(seed, _CAPTION_PX, cell_px), _CAPTION_PX, theme.muted)
         block_top = top + _LABEL_PX + 22
-        _place(sheet, row.reference, (_MARGIN_PX, block_top), reference_px, upscale)
+        place(sheet, row.reference, (_MARGIN_PX, block_top), reference_px, upscale)
         _write_lines(
             draw, block_top + reference_px + 10, wrap_text(row.label, _LABEL_PX, reference_px, 6), theme
         )
@@ -157,9 +157,9 @@ def comparison_sheet(
             _write_model(draw, (_MARGIN_PX + reference_px + 18, line_top + cell_px // 2), name, theme)
             captions = row.captions.get(name) or [""] * len(seeds)
             for left, picture, caption in zip(lefts, row.results[name], captions, strict=True):
-                _place(sheet, picture, (left, line_top), cell_px, upscale)
+                place(sheet, picture, (left, line_top), cell_px, upscale)
                 line = fit_text(caption, _CAPTION_PX, cell_px)
-                _write(draw, (left, line_top + cell_px + 4), line, _CAPTION_PX, theme.muted)
+                write_line(draw, (left, line_top + cell_px + 4), line, _CAPTION_PX, theme.muted)
         top += block_px
     return sheet
 
@@ -241,13 +241,13 @@ def _open_sheet(
     sheet = Image.new("RGB", (width, top + body_px + _MARGIN_PX // 2), theme.paper)
     draw = ImageDraw.Draw(sheet)
     for index, line in enumerate(lines):
-        _write(draw, (_MARGIN_PX, _MARGIN_PX - 6 + index * (_TITLE_PX + 8)), line, _TITLE_PX, theme.ink)
+        write_line(draw, (_MARGIN_PX, _MARGIN_PX - 6 + index * (_TITLE_PX + 8)), line, _TITLE_PX, theme.ink)
     return sheet, draw, top
 
 
 def _write_lines(draw: ImageDraw.ImageDraw, top: int, lines: Sequence[str], theme: Theme) -> int:
     for index, line in enumerate(lines):
-        _write(draw, (_MARGIN_PX, top + index * (_LABEL_PX + 6)), line, _LABEL_PX, theme.ink)
+        write_line(draw, (_MARGIN_PX, top + index * (_LABEL_PX + 6)), line, _LABEL_PX, theme.ink)
     return top + len(lines) * (_LABEL_PX + 6) + 4
 
 
@@ -258,12 +258,13 @@ def _write_model(draw: ImageDraw.ImageDraw, left_middle: tuple[int, int], name: 
     draw.text((left + 11, middle), name, font=font, fill=theme.ink, anchor="lm")
 
 
-def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size_px: int, colour: str) -> None:
+def write_line(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size_px: int, colour: str) -> None:
+    """One line of text from its upper left corner; nothing for an empty one."""
     if text:
         draw.text(at, text, font=font_for(text, size_px), fill=colour)
 
 
-def _place(sheet: Image.Image, picture: Picture, at: tuple[int, int], cell_px: int, upscale: Upscale) -> None:
+def place(sheet: Image.Image, picture: Picture, at: tuple[int, int], cell_px: int, upscale: Upscale) -> None:
     """Put a picture into its square cell, its longer side filling it, centred."""
     image = to_picture(picture)
     scale = cell_px / max(image.size)

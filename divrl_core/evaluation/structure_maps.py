@@ -19,8 +19,9 @@ from ..rewards.score import ReferenceFeatures, ScoreSettings, match_cells
 from ..rewards.similarity import normalise
 from ..selection.judge import Judged
 from .heat import heat_map, heat_scale
-from .lettering import fit_text, font_for
-from .sheets import LIGHT, Picture, short_number, to_picture
+from .lettering import fit_text
+from .score_sheet import score_words
+from .sheets import LIGHT, Picture, Upscale, place, to_picture, write_line
 
 _CELL_PX, _GAP_PX, _MARGIN_PX, _TEXT_PX, _LINE_PX, _TITLE_PX = 224, 14, 26, 15, 20, 22
 _MAP_COLOURS = ((13, 8, 60), (93, 20, 120), (190, 55, 105), (245, 135, 60), (252, 240, 160))
@@ -64,11 +65,13 @@ def structure_sheet(
     low, high = _off_diagonal_range(reference_map)
     tops = [reference, *pictures]
     drawn = [_map_picture(one, low, high) for one in (reference_map, *maps)]
-    captions = ["reference", *(f"nSSM {_number(value)}" for value in nssm)]
+    captions = ["reference", *(f"nSSM {score_words(value)}" for value in nssm)]
     sheet, draw = _open("Self-similarity of the object's cells", len(tops), rows=2)
     for number, (top, below, caption) in enumerate(zip(tops, drawn, captions, strict=True)):
-        _paste(sheet, to_picture(top), number, 0)
-        _paste(sheet, below, number, 1)
+        place(sheet, top, _corner(number, 0), _CELL_PX, "lanczos")
+        # A map of few cells shows them as squares; one of more cells than pixels is smoothed.
+        upscale: Upscale = "nearest" if below.width < _CELL_PX else "lanczos"
+        place(sheet, below, _corner(number, 1), _CELL_PX, upscale)
         _caption(draw, number, 1, caption)
     return sheet
 
@@ -84,7 +87,7 @@ def identity_sheet(
     sheet, draw = _open(
         "Where identity fails: matched by meaning, unlike in looks", 1 + len(pictures), rows=1
     )
-    _paste(sheet, to_picture(reference), 0, 0)
+    place(sheet, reference, _corner(0, 0), _CELL_PX, "lanczos")
     _caption(draw, 0, 0, "reference")
     size = (140, 10)
     sheet.paste(heat_scale(size), (_MARGIN_PX, _top(0) + _CELL_PX + _LINE_PX + 10))
@@ -92,9 +95,9 @@ def identity_sheet(
         zip(pictures, failures, kept, vsm, strict=True), start=1
     ):
         shown = identity_picture(picture, failure)
-        _paste(sheet, shown, number, 0)
+        place(sheet, shown, _corner(number, 0), _CELL_PX, "lanczos")
         fails = int((failure > 0).sum())
-        _caption(draw, number, 0, f"VSM {_number(score)}: {fails} of {int(matched.sum())} matches fail")
+        _caption(draw, number, 0, f"VSM {score_words(score)}: {fails} of {int(matched.sum())} matches fail")
     return sheet
 
 
@@ -126,7 +129,7 @@ def _open(title: str, columns: int, *, rows: int) -> tuple[Image.Image, ImageDra
     sheet = Image.new("RGB", (width, height), LIGHT.paper)
     draw = ImageDraw.Draw(sheet)
     line = fit_text(title, _TITLE_PX, width - 2 * _MARGIN_PX)
-    draw.text((_MARGIN_PX, _MARGIN_PX - 6), line, font=font_for(line, _TITLE_PX), fill=LIGHT.ink)
+    write_line(draw, (_MARGIN_PX, _MARGIN_PX - 6), line, _TITLE_PX, LIGHT.ink)
     return sheet, draw
 
 
@@ -138,20 +141,10 @@ def _left(column: int) -> int:
     return _MARGIN_PX + column * (_CELL_PX + _GAP_PX)
 
 
-def _paste(sheet: Image.Image, image: Image.Image, column: int, row: int) -> None:
-    scale = _CELL_PX / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    is_enlarged = scale >= 1
-    method = Image.Resampling.NEAREST if is_enlarged and row == 1 else Image.Resampling.LANCZOS
-    at = _left(column) + (_CELL_PX - size[0]) // 2, _top(row) + (_CELL_PX - size[1]) // 2
-    sheet.paste(image.resize(size, method), at)
+def _corner(column: int, row: int) -> tuple[int, int]:
+    return _left(column), _top(row)
 
 
 def _caption(draw: ImageDraw.ImageDraw, column: int, row: int, text: str) -> None:
-    line = fit_text(text, _TEXT_PX, _CELL_PX)
     at = (_left(column), _top(row) + _CELL_PX + 5)
-    draw.text(at, line, font=font_for(line, _TEXT_PX), fill=LIGHT.muted)
-
-
-def _number(value: float) -> str:
-    return "undefined" if value != value else short_number(value)
+    write_line(draw, at, fit_text(text, _TEXT_PX, _CELL_PX), _TEXT_PX, LIGHT.muted)

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from .conditioning import TextEmbeddings
 from .model_names import POCKET_FOLDER
+from .token_ids import token_ids
 
 
 class PocketText:
@@ -43,19 +44,23 @@ class PocketText:
                 transformers_logging.enable_progress_bar()
         return nn.ModuleList(parts).eval().requires_grad_(False)
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextEmbeddings:
         """T5's tokens (B, L, D) and CLIP's pooled output (B, P), prompts padded or cut to the pocket's L tokens."""
-        device = next(self.encoders.parameters()).device
-        ids = [
-            tokenizer(
-                list(prompts),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids.to(device)
-            for tokenizer in self.tokenizers
-        ]
-        clip, t5 = self.encoders
-        return TextEmbeddings(prompt_embeds=t5(ids[1]).last_hidden_state, pooled=clip(ids[0]).pooler_output)
+        return TextEmbeddings(prompt_embeds=self.token_embeddings(prompts), pooled=self.pooled(prompts))
+
+    @torch.no_grad()
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
+        """CLIP's pooled output (B, P)."""
+        result: Tensor = self.encoders[0](self._ids(0, prompts)).pooler_output
+        return result
+
+    @torch.no_grad()
+    def token_embeddings(self, prompts: Sequence[str]) -> Tensor:
+        """T5's last layer (B, L, D)."""
+        result: Tensor = self.encoders[1](self._ids(1, prompts)).last_hidden_state
+        return result
+
+    def _ids(self, number: int, prompts: Sequence[str]) -> Tensor:
+        tokenizer = self.tokenizers[number]
+        ids = token_ids(tokenizer, prompts, tokenizer.model_max_length)
+        return ids.to(next(self.encoders.parameters()).device)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from .components import load_module
 from .conditioning import TextEmbeddings
 from .hub import PipelineFolder
+from .token_ids import token_ids
 
 logger = logging.getLogger("divrl")
 
@@ -66,8 +66,8 @@ class TextEncoders:
         """
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"encode_text: needs a list of one or more prompts, got {prompts!r}")
-        clip_ids = _token_ids(self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length)
-        t5_ids = _token_ids(self._t5_tokenizer, prompts, self.max_tokens)
+        clip_ids = token_ids(self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length)
+        t5_ids = token_ids(self._t5_tokenizer, prompts, self.max_tokens)
         if warns:
             self.warn_of_cut_prompts(prompts)
         pooled = [
@@ -97,12 +97,3 @@ class TextEncoders:
                 "%d of %d prompts are longer than max_text_tokens=%d and are cut (the longest has %d tokens)",
                 cut, len(prompts), self.max_tokens, max(lengths),
             )  # fmt: skip
-
-
-def _token_ids(tokenizer: CLIPTokenizer | T5TokenizerFast, prompts: Sequence[str], length: int) -> Tensor:
-    """Token ids (B, length), padded and cut to exactly `length`."""
-    tokens = tokenizer(
-        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
-    ids: Tensor = tokens.input_ids
-    return ids

@@ -23,6 +23,11 @@ class Reward:
     gap: Tensor
 
 
+def passes(nssm: Tensor, vsm: Tensor, *, gate: float) -> Tensor:
+    """Bool (B,): whether the gate lets a picture through: ``VSM >= s``, and both measures are defined."""
+    return (vsm >= gate) & ~nssm.isnan()  # False where VSM is NaN
+
+
 def explore_reward(nssm: Tensor, vsm: Tensor | None = None, *, gate: float | None = None) -> Reward:
     """Stage 1: ``R1 = nSSM`` (arXiv:2606.23950, eq. 8); vsm and the gate s are only reported."""
     vsm = _measured_or_nan(vsm, nssm)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..rewards.gate import passes
 from .diverse import spread_set
 from .pruning import check_counts, identity_bar
 
@@ -46,7 +47,14 @@ class Measured:
     @property
     def is_defined(self) -> Tensor:
         """Bool (B,): nSSM and VSM are defined, and so are the distances to all others of which they are."""
-        defined = ~(self.nssm.isnan() | self.vsm.isnan())
+        return self._comparable(~(self.nssm.isnan() | self.vsm.isnan()))
+
+    @property
+    def has_structure(self) -> Tensor:
+        """Bool (B,): nSSM is defined, and so are the distances to all others of which it is."""
+        return self._comparable(~self.nssm.isnan())
+
+    def _comparable(self, defined: Tensor) -> Tensor:
         if self.distances is None:
             return defined
         unknown = self.distances.isnan() & defined[:, None] & defined[None, :]
@@ -76,8 +84,8 @@ def choose(measured: Measured, *, mode: Mode, keep: int, gate: float) -> Choice:
     """
     check_counts(len(measured.nssm), keep)
     is_defined = measured.is_defined
-    passing = _indices(is_defined & (measured.vsm >= gate))
-    failing = _indices(is_defined & (measured.vsm < gate))
+    is_passing = is_defined & passes(measured.nssm, measured.vsm, gate=gate)
+    passing, failing = _indices(is_passing), _indices(is_defined & ~is_passing)
     ordered = _best(measured, passing, mode, min(keep, len(passing))) if passing else []
     nearest = sorted(failing, key=lambda index: float(measured.vsm[index]), reverse=True)
     kept = [*ordered, *nearest, *_indices(~is_defined)][:keep]
@@ -91,10 +99,7 @@ def survivors(measured: Measured, *, mode: Mode, count: int, gate: float, t: flo
     matches nothing) and is no failure; an undefined nSSM comes after everything.
     """
     check_counts(len(measured.nssm), count)
-    has_structure = ~measured.nssm.isnan()
-    if measured.distances is not None:  # to pictures that have a structure; see `Measured.is_defined`
-        unknown = measured.distances.isnan() & has_structure[:, None] & has_structure[None, :]
-        has_structure = has_structure & ~unknown.any(dim=1)
+    has_structure = measured.has_structure
     is_failing = measured.vsm < identity_bar(gate, t)  # False where undefined
     hopeful = _indices(has_structure & ~is_failing)
     failing = _indices(has_structure & is_failing)

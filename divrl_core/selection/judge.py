@@ -55,15 +55,19 @@ class Judge:
         self.backbone, self.name = backbone, name
         self.settings = settings or backbone.settings.score
         self._rgb, self._mask = rgb, mask
-        self._prepared: dict[Shape, tuple[Reference, ReferenceFeatures]] = {}
+        self._prepared: dict[Shape, tuple[Reference, ReferenceFeatures, FeatureBatch]] = {}
 
     def reference(self, shape: Shape) -> Reference:
         """The reference as pictures of a shape are compared with it."""
         return self._at(shape)[0]
 
     def features(self, shape: Shape) -> ReferenceFeatures:
-        """Its features at that shape."""
+        """Its features at that shape, ready to be compared with."""
         return self._at(shape)[1]
+
+    def own(self, shape: Shape) -> FeatureBatch:
+        """Its features at that shape, of all cells, as the backbone gave them."""
+        return self._at(shape)[2]
 
     def score(self, images: Tensor, masks: Tensor | None = None) -> Judged:
         """Scores of pictures (B, 3, H, W) in [0, 1]; `masks`: bool (B, H, W), the subjects in them, or None."""
@@ -98,13 +102,12 @@ class Judge:
             distances=distances,
         )
 
-    def _at(self, shape: Shape) -> tuple[Reference, ReferenceFeatures]:
+    def _at(self, shape: Shape) -> tuple[Reference, ReferenceFeatures, FeatureBatch]:
         if shape not in self._prepared:
             whole = torch.ones(self._rgb.height, self._rgb.width, dtype=torch.bool).numpy()
             mask = whole if self._mask is None else self._mask
             reference = frame_to(self._rgb, mask, *shape)
-            features = reference_features(
-                self.backbone.extract(reference.image[None]), reference.mask, self.settings, name=self.name
-            )
-            self._prepared[shape] = reference, features
+            own = self.backbone.extract(reference.image[None])
+            features = reference_features(own, reference.mask, self.settings, name=self.name)
+            self._prepared[shape] = reference, features, own
         return self._prepared[shape]

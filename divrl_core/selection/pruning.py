@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FIRST_CUT, SECOND_CUT = 1 / 7, 2 / 7  # of the steps; 4 and 8 of 28
-FINISHED_PER_KEPT = (
-    2  # so many reach the end for each that is kept: identity is settled late, the gate needs a choice
-)
+# So many reach the end for each that is kept: identity is settled late, and the gate needs a choice.
+FINISHED_PER_KEPT = 2
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def frame(rgb: Image.Image, mask: NDArray[np.bool_], size_px: int) -> Reference:
     reference_mask = torch.from_numpy(np.array(square_mask)) > OBJECT_ABOVE
     if not reference_mask.any():
         raise ValueError(f"the object vanishes at {size_px} px: its mask has {int(mask.sum())} pixels")
-    return Reference(image=_tensor(square), mask=reference_mask)
+    return Reference(image=picture_tensor(square), mask=reference_mask)
 
 
 def frame_to(rgb: Image.Image, mask: NDArray[np.bool_], height: int, width: int) -> Reference:
@@ -111,12 +111,13 @@ def frame_to(rgb: Image.Image, mask: NDArray[np.bool_], height: int, width: int)
     mask_picture = Image.fromarray(mask.astype(np.uint8) * 255)
     resized_mask = np.array(mask_picture.resize((width, height), Image.Resampling.NEAREST))
     return Reference(
-        image=_tensor(rgb.resize((width, height), Image.Resampling.BICUBIC)),
+        image=picture_tensor(rgb.resize((width, height), Image.Resampling.BICUBIC)),
         mask=torch.from_numpy(resized_mask) > OBJECT_ABOVE,
     )
 
 
-def _tensor(rgb: Image.Image) -> Tensor:
+def picture_tensor(rgb: Image.Image) -> Tensor:
+    """An RGB picture as (3, H, W), float32 in [0, 1]."""
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().float() / 255
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,23 @@ from .graphs import (
     stock,
     with_sampler,
 )
-from .server import Server
+from .server import Outputs, Server, Workflow
 
 LOCKSTEP = ("euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ipndm", "ipndm_v", "deis", "res_multistep",
             "gradient_estimation")  # fmt: skip
 ONE_BY_ONE = ("euler_ancestral", "dpmpp_2m_sde", "lcm", "uni_pc", "euler_cfg_pp", "dpm_adaptive")
+
+
+def check_kept_are_the_stock_sampler_s(
+    server: Server, graph: Workflow, outputs: Outputs, *, guider: list[Any] | None = None
+) -> None:
+    """Every kept latent is, bit for bit, what SamplerCustomAdvanced makes with that candidate's seed."""
+    ours = saved_latent(server, outputs)
+    kept = [row for row in report(outputs)["candidates"] if row["kept"]]
+    assert len(kept) == len(ours)
+    for row in kept:
+        theirs = saved_latent(server, server.run(stock(graph, row["seed"], guider=guider)))
+        assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs), row
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral"])
@@ -36,12 +49,8 @@ def test_one_candidate_is_the_stock_sampler_s_latent_exactly(comfyui: Server, sa
 def test_candidate_i_is_the_stock_sampler_s_picture_of_seed_plus_i(comfyui: Server, sampler: str) -> None:
     graph = with_sampler(sampler)
     outputs = comfyui.run(best_of_n(graph, candidates=2, keep=2, noise_seed=11))
-    ours = saved_latent(comfyui, outputs)
-    kept = [row for row in report(outputs)["candidates"] if row["kept"]]
-    assert sorted(row["seed"] for row in kept) == [11, 12]
-    for row in kept:
-        theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"])))
-        assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs), row
+    assert sorted(row["seed"] for row in report(outputs)["candidates"] if row["kept"]) == [11, 12]
+    check_kept_are_the_stock_sampler_s(comfyui, graph, outputs)
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
@@ -81,11 +90,8 @@ def test_batches_of_references_are_seen_as_the_stock_sampler_sees_them(comfyui: 
     graph["two"] = node("ImageBatch", image1=["pocket", 3], image2=["other", 3])
     graph["encoded"]["inputs"]["pixels"] = ["two", 0]
     outputs = comfyui.run(best_of_n(graph, candidates=2, keep=2, micro_batch=2))
-    ours = saved_latent(comfyui, outputs)
     assert "micro_batch 1, since a prompt, reference or mask is a batch" in comfyui.log()
-    for row in report(outputs)["candidates"]:
-        theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"])))
-        assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs)
+    check_kept_are_the_stock_sampler_s(comfyui, graph, outputs)
 
 
 @pytest.mark.parametrize("patch", ["EasyCache", "LazyCache", "APG"])
@@ -105,12 +111,8 @@ def test_patches_that_remember_earlier_steps_do_not_mix_candidates(comfyui: Serv
     )
     wanted = {"candidates": 3, "keep": 2, "pruning": True, "pruning_plan": "3:2", "model": ["cfg", 0]}
     outputs = comfyui.run(best_of_n(graph, **wanted, positive=None))
-    ours, told = saved_latent(comfyui, outputs), report(outputs)
-    assert told["survivors_go_on"] == "from their first step"
-    for row in told["candidates"]:
-        if row["kept"]:
-            theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"], guider=["cfg", 0])))
-            assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs)
+    assert report(outputs)["survivors_go_on"] == "from their first step"
+    check_kept_are_the_stock_sampler_s(comfyui, graph, outputs, guider=["cfg", 0])
 
 
 def test_several_candidates_under_cfg_are_the_stock_sampler_s(comfyui: Server) -> None:
@@ -121,12 +123,8 @@ def test_several_candidates_under_cfg_are_the_stock_sampler_s(comfyui: Server) -
     )
     wanted = {"candidates": 4, "keep": 2, "pruning": True, "pruning_plan": "2:3", "model": ["cfg", 0]}
     outputs = comfyui.run(best_of_n(graph, **wanted, positive=None))
-    ours, told = saved_latent(comfyui, outputs), report(outputs)
-    assert told["survivors_go_on"] == "in place"
-    for row in told["candidates"]:
-        if row["kept"]:
-            theirs = saved_latent(comfyui, comfyui.run(stock(graph, row["seed"], guider=["cfg", 0])))
-            assert torch.equal(ours[row["rank"] - 1 : row["rank"]], theirs)
+    assert report(outputs)["survivors_go_on"] == "in place"
+    check_kept_are_the_stock_sampler_s(comfyui, graph, outputs, guider=["cfg", 0])
 
 
 def test_a_guider_of_its_own_serves_as_well(comfyui: Server) -> None:

@@ -112,6 +112,14 @@ class EfficientNetLite0(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
+def imagenet_inputs(images: Tensor, weight: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] as the network takes them, in the dtype of its `weight` and on its device."""
+    mean, std = (
+        torch.tensor(values, device=weight.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return ((images - mean) / std).to(weight.dtype)
+
+
 def weights_path() -> Path:
     """Where the packaged state dict lies; the package itself is not imported."""
     spec = find_spec(PACKAGE.replace("-", "_"))

@@ -19,11 +19,10 @@ from ...rewards.score import ScoreSettings
 from .base import BackboneSettings, Precision, merge_settings, resize_to_square
 from .colour import weighted_oklab
 from .efficientnet_lite0 import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PACKAGE,
     EfficientNetLite0,
     fold_batch_norms,
+    imagenet_inputs,
     load_network,
 )
 
@@ -97,11 +96,7 @@ class Lite0Backbone:
         """Features of pictures (B, 3, H, W) in [0, 1] on a grid of a sixteenth of `image_size_px`, in float32."""
         weight = self._network.conv_stem.weight
         images = resize_to_square(images.to(weight.device), self.settings.image_size_px).clamp(0, 1)
-        mean, std = (
-            torch.tensor(values, device=weight.device)[:, None, None]
-            for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-        s8, s16 = self._network.taps(((images - mean) / std).to(weight.dtype))
+        s8, s16 = self._network.taps(imagenet_inputs(images, weight))
         colour = F.avg_pool2d(weighted_oklab(images), 16)
         share = self.settings.weight_s8
         return FeatureBatch(

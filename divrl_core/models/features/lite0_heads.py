@@ -21,7 +21,7 @@ from ...rewards.score import ScoreSettings
 from ..model_names import POCKET_FOLDER
 from .base import BackboneSettings, Precision, merge_settings, resize_to_square
 from .colour import weighted_oklab
-from .efficientnet_lite0 import IMAGENET_MEAN, IMAGENET_STD, EfficientNetLite0
+from .efficientnet_lite0 import EfficientNetLite0, imagenet_inputs
 from .lite0 import Lite0Backbone
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ def head_inputs(network: EfficientNetLite0, images: Tensor, size_px: int) -> Ten
     """
     weight = network.conv_stem.weight
     images = resize_to_square(images.to(weight.device), size_px).clamp(0, 1)
-    mean, std = (
-        torch.tensor(values, device=weight.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    s8, s16 = network.taps(((images - mean) / std).to(weight.dtype))
+    s8, s16 = network.taps(imagenet_inputs(images, weight))
     colour = F.avg_pool2d(weighted_oklab(images), 16 // BLOCKS_A_SIDE)
     quarters = rearrange(s8.float(), "b c (h i) (w j) -> b (i j c) h w", i=2, j=2)
     blocks = rearrange(colour, "b c (h i) (w j) -> b (i j c) h w", i=BLOCKS_A_SIDE, j=BLOCKS_A_SIDE)
