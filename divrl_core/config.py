@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from .config_inputs import BackboneConfig, DataConfig, LoraConfig, ModelConfig, RewardConfig
+from .config_inputs import DataConfig, LoraConfig, ModelConfig
+from .config_reward import BackboneConfig, RemoteRewardConfig, RewardConfig
 from .settings import Settings, apply_overrides, from_mapping, merge, setting, to_mapping
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "OptimConfig",
+    "RemoteRewardConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
@@ -109,7 +111,10 @@ class GrpoConfig(Settings):
     group_size: int = setting(21, "Samples of one (reference, prompt) pair.", unit="samples", at_least=2)
     groups_per_update: int = setting(16, "Pairs in an update.", unit="groups", at_least=1)
     micro_batch: int = setting(
-        3, "Samples in one forward; divides the group size.", unit="samples", at_least=1
+        3,
+        "Samples in one forward, at most: each group is cut into the fewest parts of nearly equal size.",
+        unit="samples",
+        at_least=1,
     )
     clip_range: float = setting(
         1e-4, "c of eq. 2: the ratio counts within 1 - c and 1 + c.", above=0, below=1
@@ -139,16 +144,10 @@ class GrpoConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.group_size % self.micro_batch:
-            divisors = [n for n in range(1, self.group_size + 1) if self.group_size % n == 0]
+        if self.optimizer_steps_per_rollout > self.groups_per_update:
             raise ValueError(
-                f"grpo.micro_batch must divide grpo.group_size: {self.group_size} is not a multiple of "
-                f"{self.micro_batch}; take one of {', '.join(map(str, divisors))}"
-            )
-        if self.groups_per_update % self.optimizer_steps_per_rollout:
-            raise ValueError(
-                "grpo.optimizer_steps_per_rollout must divide grpo.groups_per_update: "
-                f"{self.groups_per_update} is not a multiple of {self.optimizer_steps_per_rollout}"
+                "grpo.optimizer_steps_per_rollout must be at most grpo.groups_per_update, each step learns from whole "
+                f"groups: got {self.optimizer_steps_per_rollout} and {self.groups_per_update}"
             )
 
     @property
@@ -182,6 +181,10 @@ class OptimConfig(Settings):
     warmup_updates: int = setting(
         0, "The learning rate rises linearly over these.", unit="updates", at_least=0
     )
+    offload: bool = setting(
+        False,
+        "Keep the optimizer's moments in host memory and make its steps there: less GPU memory, slower steps.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +210,10 @@ class CommonRunConfig(Settings):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = setting(
         "no", "Autocast of accelerate; fp16 cannot be trained (no loss scaling)."
+    )
+    cache: str | None = setting(
+        None,
+        "Folder of encoded pictures and captions, which runs may share; null = cache/ in the run's folder.",
     )
 
 

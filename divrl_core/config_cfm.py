@@ -162,10 +162,6 @@ class CfmRunConfig(CommonRunConfig):
         below=1,
     )
     sample_pairs: int = setting(4, "Rows of the sample sheet: held-out pairs.", unit="pairs", at_least=1)
-    cache: str | None = setting(
-        None,
-        "Folder of encoded pictures and captions, which runs may share; null = cache/ in the run's folder.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The settings of what a run is given: the pipeline, its adapter, the references and the reward.
+"""The settings of what a run is given: the pipeline, its adapter and the references.
 
 Imported through `config.py`, which gathers them.
 """
@@ -50,11 +50,47 @@ class ModelConfig(Settings):
     gradient_checkpointing: bool = setting(
         True, "Recompute activations in the backward pass: less memory, more time."
     )
+    transformer_file: str | None = setting(
+        None,
+        "One file with the transformer's weights (.safetensors, in fp8 too, or .gguf), in place of the pipeline's own.",
+    )
+    quantization: Literal["none", "fp8", "int8", "nf4", "torchao_int8"] = setting(
+        "none",
+        "How the frozen base is held: none (in model.dtype), fp8 (8 bits, computed in model.dtype), int8 or nf4 "
+        "(bitsandbytes), torchao_int8 (torchao).",
+    )
+    offload_blocks: int = setting(
+        0,
+        "So many of the transformer's blocks keep their weights in host memory and visit the device to be used.",
+        unit="blocks",
+        at_least=0,
+    )
+    vae_tiling: bool = setting(False, "Encode and decode pictures tile by tile: less memory at large sizes.")
+    compile: bool = setting(
+        False,
+        "torch.compile the blocks: faster on a GPU after minutes of compiling; the ratio is near 1, not exact.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size_px is not None and self.image_size_px % 16:
             raise ValueError(f"model.image_size_px must be a multiple of 16, got {self.image_size_px}")
+        if self.offload_blocks and self.quantization != "none":
+            raise ValueError(
+                f"model.offload_blocks={self.offload_blocks} needs a base that is not quantised, got "
+                f"model.quantization={self.quantization}; take one of the two (a quantised base is small already)"
+            )
+        if self.offload_blocks and self.compile:
+            raise ValueError("model.offload_blocks and model.compile exclude each other: take one of the two")
+        if self.quantization != "none" and self.dtype == "float16":
+            raise ValueError(
+                f"model.quantization={self.quantization} needs model.dtype=bfloat16 or float32, got float16"
+            )
+        if (self.transformer_file or "").endswith(".gguf") and self.quantization != "none":
+            raise ValueError(
+                f"model.quantization={self.quantization} says nothing of a .gguf file, which is quantised already; "
+                "take model.quantization=none"
+            )
 
     @property
     def is_of_the_hub(self) -> bool:
@@ -120,61 +156,3 @@ class DataConfig(Settings):
     prompts_per_reference: int | None = setting(
         None, "Use the first so many prompts of each; null = all.", at_least=1
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig(Settings):
-    """The feature extractor behind the rewards; null keeps the backbone's own calibrated value."""
-
-    section: ClassVar[str] = "reward.backbone"
-
-    name: Literal["lite0", "pocket"] = setting(
-        "lite0", "The reward backbone: lite0, or pocket (lite0 under heads that know the pocket world alone)."
-    )
-    image_size_px: int | None = setting(
-        None, "Side at which the backbone sees pictures.", unit="px", at_least=32
-    )
-    tau_s: float | None = setting(
-        None, "A cell is matched when its semantic cosine is above this.", at_least=-1, below=1
-    )
-    tau_v: float | None = setting(
-        None, "A match agrees when its visual similarity is above this.", at_least=-1, below=1
-    )
-    nssm_pool: int | None = setting(
-        None, "Side of the average pooling before nSSM.", unit="cells", at_least=1
-    )
-    agreement: Literal["anywhere", "match"] | None = setting(
-        None, "Visual agreement is sought anywhere on the object (eq. 3), or at the semantic match itself."
-    )
-    one_to_one: bool | None = setting(None, "Each cell of the reference keeps only its best match.")
-    colour_scale: float | None = setting(None, "d in exp(-distance / d), the similarity of colours.", above=0)
-    weight_s8: float | None = setting(
-        None, "Share of the stride-8 features in visual similarity.", at_least=0, at_most=1
-    )
-    consistency_cutoff: float | None = setting(
-        None, "VSM above which a picture counts as consistent in evaluation.", at_least=0, below=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardConfig(Settings):
-    """What is rewarded."""
-
-    section: ClassVar[str] = "reward"
-
-    kind: Literal["nssm", "gated", "vsm", "linear", "brightness"] = setting(
-        "nssm",
-        "nssm = explore (eq. 8), gated = suppress (eq. 9), vsm and linear = the paper's comparisons, "
-        "brightness = a smoke test.",
-    )
-    penalty_weight: float = setting(
-        5.0, "lambda of eq. 9: weight of (gate - VSM)^2 below the gate.", at_least=0
-    )
-    gate: float | None = setting(
-        None,
-        "s of eq. 9: the VSM below which a picture is punished; null = the backbone's.",
-        at_least=0,
-        at_most=1,
-    )
-    vsm_weight: float = setting(0.5, "w of the linear reward w VSM + (1 - w) nSSM.", at_least=0, at_most=1)
-    backbone: BackboneConfig = setting(BackboneConfig(), "The feature extractor.")

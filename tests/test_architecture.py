@@ -17,6 +17,7 @@ ROOMS = {
     "divrl_core": 0,
     "divrl_core.config": 0,
     "divrl_core.config_inputs": 0,
+    "divrl_core.config_reward": 0,
     "divrl_core.config_cfm": 0,
     "divrl_core.settings": 0,
     "divrl_core.flow": 0,
@@ -30,7 +31,13 @@ ROOMS = {
     "train_cli": 3,
     "nodes": 3,
 }
-SETTINGS = ("divrl_core.config", "divrl_core.config_inputs", "divrl_core.config_cfm", "divrl_core.settings")
+SETTINGS = (
+    "divrl_core.config",
+    "divrl_core.config_inputs",
+    "divrl_core.config_reward",
+    "divrl_core.config_cfm",
+    "divrl_core.settings",
+)
 STANDARD = sys.stdlib_module_names
 MODEL_LIBRARIES = {"diffusers", "transformers", "peft"}
 COMFYUI_NAMES = {"nodes", "utils", "app", "server", "models", "execution"}

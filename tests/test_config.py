@@ -76,7 +76,20 @@ def test_suppress_without_a_lora_is_refused() -> None:
         ({"grpo": {"grop_size": 8}}, "unknown setting grpo.grop_size; the nearest is grpo.group_size"),
         ({"group_size": 8}, "unknown setting group_size; the nearest is grpo.group_size"),
         ({"reward": {"backbone": {"taus": 0.5}}}, "the nearest is reward.backbone.tau_s"),
-        ({"grpo": {"group_size": 16}}, "take one of 1, 2, 4, 8, 16"),
+        (
+            {"grpo": {"groups_per_update": 2, "optimizer_steps_per_rollout": 3}},
+            "must be at most grpo.groups_per_update",
+        ),
+        ({"model": {"offload_blocks": 3, "quantization": "nf4"}}, "take one of the two"),
+        ({"model": {"offload_blocks": 3, "compile": True}}, "exclude each other"),
+        ({"model": {"quantization": "fp8", "dtype": "float16"}}, "needs model.dtype=bfloat16 or float32"),
+        ({"model": {"quantization": "nf4", "transformer_file": "a.gguf"}}, "quantised already"),
+        ({"reward": {"kind": "own"}}, "reward.function belong together"),
+        ({"reward": {"function": "a:b"}}, "reward.function belong together"),
+        ({"reward": {"kind": "own", "function": "a b"}}, "must be package.module:name, got 'a b'"),
+        ({"reward": {"kind": "remote"}}, "reward.remote.url belong together"),
+        ({"reward": {"kind": "remote", "remote": {"url": "ftp://x"}}}, "must be http://HOST:PORT"),
+        ({"reward": {"function_takes": "group"}}, "says nothing with reward.kind=nssm"),
         ({"grpo": {"group_size": 1, "micro_batch": 1}}, "grpo.group_size must be at least 2, got 1"),
         ({"grpo": {"group_size": "many"}}, "grpo.group_size must be a whole number, got 'many'"),
         ({"grpo": {"group_size": True}}, "grpo.group_size must be a whole number, got True"),
@@ -119,8 +132,8 @@ def test_what_yaml_reads_otherwise_is_read_as_meant() -> None:
 
 
 def test_a_dataclass_made_by_hand_is_checked_too() -> None:
-    with pytest.raises(ValueError, match=r"grpo\.micro_batch must divide"):
-        GrpoConfig(group_size=8, micro_batch=3)
+    with pytest.raises(ValueError, match=r"grpo\.optimizer_steps_per_rollout must be at most"):
+        GrpoConfig(groups_per_update=2, optimizer_steps_per_rollout=3)
     with pytest.raises(ValueError, match=r"run\.updates must be at least 1"):
         RunConfig(updates=0)
     with pytest.raises(AttributeError):

@@ -114,13 +114,13 @@ def _write_report(output: Path) -> None:
 def plan_lines(config: TrainConfig) -> list[str]:
     """The numbers that follow from the settings: samples, forwards and evaluations, an update and in all."""
     grpo, rollout, run = config.grpo, config.rollout, config.run
-    batches = grpo.samples_per_update // grpo.micro_batch
+    batches = grpo.groups_per_update * -(-grpo.group_size // grpo.micro_batch)
     trained = batches * rollout.trained_steps
     evaluations = run.updates // run.eval_every_updates + 1
     held_on = f"; {trained} more by the KL reference" if grpo.kl_weight > 0 else ""
     return [
         f"an update: {grpo.samples_per_update} samples, {grpo.groups_per_update} groups of {grpo.group_size}",
-        f"  rollout: {batches * rollout.steps} forwards of {grpo.micro_batch} samples; {rollout.steps} steps",
+        f"  rollout: {batches * rollout.steps} forwards of at most {grpo.micro_batch} samples; {rollout.steps} steps",
         f"  training: {trained} forwards and backwards ({rollout.trained_steps} of the steps){held_on}",
         f"the run: {run.updates} updates, {run.updates * grpo.samples_per_update} samples, "
         f"{run.updates * grpo.optimizer_steps_per_rollout} optimizer steps",

@@ -19,6 +19,7 @@ from ..flow.noise import keyed_noise, keyed_seed
 from ..flow.sde import SOLVERS, Gaussian, draw, ode_step
 from ..models.conditioning import Conditioning
 from .encoded_pairs import EncodedPairs, tokens_are_finite
+from .placement import sample_parts
 from .policy import Policy
 from .references import PromptPair
 
@@ -110,13 +111,11 @@ def roll_out_group(
     seed: int,
     update: int,
 ) -> Iterator[MicroBatch]:
-    """All samples of one group, `micro_batch` at a time, every micro-batch of the same shape."""
-    conditioning = encoded.conditioning([pair]).repeat(micro_batch)
-    for start in range(0, group_size, micro_batch):
-        samples = tuple(range(start, start + micro_batch))
-        yield roll_out(
-            policy, plan, conditioning, pair, group=group, samples=samples, seed=seed, update=update
-        )
+    """All samples of one group, at most `micro_batch` at a time, in parts of nearly equal size."""
+    conditioning = encoded.conditioning([pair])
+    for samples in sample_parts(group_size, micro_batch):
+        given = conditioning.repeat(len(samples))
+        yield roll_out(policy, plan, given, pair, group=group, samples=samples, seed=seed, update=update)
 
 
 @torch.no_grad()

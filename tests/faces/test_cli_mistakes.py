@@ -172,7 +172,7 @@ def test_a_dry_run_prints_settings_that_a_config_file_takes(tmp_path: Path, tiny
     assert result.exit_code == 0, result.stderr
     assert yaml.safe_load(result.stdout)["grpo"]["group_size"] == 8
     assert "# an update: 16 samples, 2 groups of 8" in result.stdout
-    assert "#   rollout: 24 forwards of 4 samples; 6 steps" in result.stdout
+    assert "#   rollout: 24 forwards of at most 4 samples; 6 steps" in result.stdout
     assert "#   training: 20 forwards and backwards (5 of the steps)" in result.stdout
     assert "(reference, prompt) pairs; masks:" in result.stdout
     assert "warning: run.eval_every_updates is 50, run.updates 10" in result.stderr

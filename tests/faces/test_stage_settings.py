@@ -92,7 +92,7 @@ def test_the_plan_counts_forwards_by_hand() -> None:
     lines = "\n".join(plan_lines(TrainConfig.explore()))
     expected = (
         "336 samples, 16 groups of 21",
-        "672 forwards of 3",
+        "672 forwards of at most 3",
         "560 forwards and backwards",
         "1075200 samples",
         "65 evaluations of 64 pictures",

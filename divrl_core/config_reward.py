@@ -1,0 +1,121 @@
+"""The settings of the reward: what is paid for, which backbone measures it, and where it runs.
+
+Imported through `config.py`, which gathers them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from .settings import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(Settings):
+    """The feature extractor behind the rewards; null keeps the backbone's own calibrated value."""
+
+    section: ClassVar[str] = "reward.backbone"
+
+    name: Literal["lite0", "pocket"] = setting(
+        "lite0", "The reward backbone: lite0, or pocket (lite0 under heads that know the pocket world alone)."
+    )
+    image_size_px: int | None = setting(
+        None, "Side at which the backbone sees pictures.", unit="px", at_least=32
+    )
+    tau_s: float | None = setting(
+        None, "A cell is matched when its semantic cosine is above this.", at_least=-1, below=1
+    )
+    tau_v: float | None = setting(
+        None, "A match agrees when its visual similarity is above this.", at_least=-1, below=1
+    )
+    nssm_pool: int | None = setting(
+        None, "Side of the average pooling before nSSM.", unit="cells", at_least=1
+    )
+    agreement: Literal["anywhere", "match"] | None = setting(
+        None, "Visual agreement is sought anywhere on the object (eq. 3), or at the semantic match itself."
+    )
+    one_to_one: bool | None = setting(None, "Each cell of the reference keeps only its best match.")
+    colour_scale: float | None = setting(None, "d in exp(-distance / d), the similarity of colours.", above=0)
+    weight_s8: float | None = setting(
+        None, "Share of the stride-8 features in visual similarity.", at_least=0, at_most=1
+    )
+    consistency_cutoff: float | None = setting(
+        None, "VSM above which a picture counts as consistent in evaluation.", at_least=0, below=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteRewardConfig(Settings):
+    """A reward that a server gives over HTTP."""
+
+    section: ClassVar[str] = "reward.remote"
+
+    url: str | None = setting(None, "The server's address, such as http://10.0.0.2:8700.")
+    body: Literal["safetensors", "png"] = setting(
+        "safetensors", "How pictures are sent: safetensors (8-bit RGB, as PNG files would hold) or png."
+    )
+    timeout_s: float = setting(60.0, "How long one request may take.", unit="s", above=0)
+    retries: int = setting(
+        3, "How often a failed request is made again, after 1, 2, 4 ... seconds.", at_least=0, at_most=10
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
+            raise ValueError(f"reward.remote.url must be http://HOST:PORT or https://..., got {self.url!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(Settings):
+    """What is rewarded."""
+
+    section: ClassVar[str] = "reward"
+
+    kind: Literal["nssm", "gated", "vsm", "linear", "brightness", "own", "remote"] = setting(
+        "nssm",
+        "nssm = explore (eq. 8), gated = suppress (eq. 9), vsm and linear = the paper's comparisons, "
+        "brightness = a smoke test, own = your function, remote = your server.",
+    )
+    penalty_weight: float = setting(
+        5.0, "lambda of eq. 9: weight of (gate - VSM)^2 below the gate.", at_least=0
+    )
+    gate: float | None = setting(
+        None,
+        "s of eq. 9: the VSM below which a picture is punished; null = the backbone's.",
+        at_least=0,
+        at_most=1,
+    )
+    vsm_weight: float = setting(0.5, "w of the linear reward w VSM + (1 - w) nSSM.", at_least=0, at_most=1)
+    backbone: BackboneConfig = setting(BackboneConfig(), "The feature extractor.")
+    device: str | None = setting(
+        None,
+        "Where the reward's backbone runs (cuda:1, cpu), beside the sampling of the next pictures; null = the "
+        "model's device.",
+    )
+    function: str | None = setting(
+        None, "With kind=own: your function as package.module:name, importable where the run starts."
+    )
+    function_takes: Literal["pictures", "group"] = setting(
+        "pictures",
+        "With kind=own or remote: pictures = any number at once, each judged alone; group = a whole group at once.",
+    )
+    remote: RemoteRewardConfig = setting(RemoteRewardConfig(), "The server, with kind=remote.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.kind == "own") != (self.function is not None):
+            raise ValueError(
+                "reward.kind=own and reward.function belong together: function names your reward as package.module:name"
+                f", got reward.kind={self.kind} and reward.function={self.function}"
+            )
+        if self.function is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.function):
+            raise ValueError(f"reward.function must be package.module:name, got {self.function!r}")
+        if (self.kind == "remote") != (self.remote.url is not None):
+            raise ValueError(
+                "reward.kind=remote and reward.remote.url belong together, "
+                f"got reward.kind={self.kind} and reward.remote.url={self.remote.url}"
+            )
+        if self.function_takes == "group" and self.kind not in ("own", "remote"):
+            raise ValueError(f"reward.function_takes=group says nothing with reward.kind={self.kind}")
