@@ -22,7 +22,7 @@ from divrl_core.models.lora import (
     lora_parameters,
 )
 from divrl_core.pocket.training_pairs import SIZE_PX, PocketPairs
-from divrl_core.training.cfm_batches import BatchPlan, SizedPair, sized_pairs
+from divrl_core.training.cfm_batches import BatchPart, BatchPlan, SizedPair, sized_pairs
 from divrl_core.training.cfm_step import FlowBatch, draw_batch, flow_loss
 from divrl_core.training.latent_cache import LatentCache
 from divrl_core.training.optimizer import make_optimizer
@@ -121,8 +121,7 @@ class Masked(Learner):
     def draw(self, number: int) -> FlowBatch:
         """Micro-batch `number` with its noise and times."""
         return draw_batch(
-            self.plan.micro_batch(number),
-            number,
+            BatchPart(number, 0, self.plan.micro_batch(number)),
             source=self.pairs.source,
             cache=self.pairs.cache,
             adapter=self.adapter,

@@ -52,19 +52,31 @@ class RemoteRewardConfig(Settings):
 
     section: ClassVar[str] = "reward.remote"
 
-    url: str | None = setting(None, "The server's address, such as http://10.0.0.2:8700.")
+    url: str | None = setting(None, "The server's address: scheme, host and port.")
     body: Literal["safetensors", "png"] = setting(
-        "safetensors", "How pictures are sent: safetensors (8-bit RGB, as PNG files would hold) or png."
+        "safetensors", "How pictures are sent, in 8 bits either way: safetensors, or png for fewer bytes."
     )
-    timeout_s: float = setting(60.0, "How long one request may take.", unit="s", above=0)
+    timeout_s: float = setting(
+        60.0, "How long one request may take, answer included.", unit="s", above=0, at_most=3600
+    )
     retries: int = setting(
-        3, "How often a failed request is made again, after 1, 2, 4 ... seconds.", at_least=0, at_most=10
+        3,
+        "How often a failed request is made again, after 1, 2, 4 ... (at most 60) seconds; while the server stays "
+        "down, not at all.",
+        at_least=0,
+        at_most=10,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.url is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", self.url):
+        if self.url is not None and not _is_address(self.url):
             raise ValueError(f"reward.remote.url must be http://HOST:PORT or https://..., got {self.url!r}")
+
+
+def _is_address(url: str) -> bool:
+    """Whether it is scheme, host, perhaps a port and a path; a password in it would end up in every log."""
+    found = re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+)(:(\d{1,5}))?(/[^\s?#]*)?", url)
+    return found is not None and (found[3] is None or 1 <= int(found[3]) <= 65535)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +103,12 @@ class RewardConfig(Settings):
     backbone: BackboneConfig = setting(BackboneConfig(), "The feature extractor.")
     device: str | None = setting(
         None,
-        "Where the reward's backbone runs (cuda:1, cpu), beside the sampling of the next pictures; null = the "
-        "model's device.",
+        "Where the reward is computed: cuda:1 or cpu, beside the sampling of the next pictures; null = on the model's "
+        "device.",
     )
     function: str | None = setting(
-        None, "With kind=own: your function as package.module:name, importable where the run starts."
+        None,
+        "With kind=own: your function as package.module:name, in the working directory or an installed package.",
     )
     function_takes: Literal["pictures", "group"] = setting(
         "pictures",

@@ -10,16 +10,19 @@ import click
 from divrl_core.config_cfm import CfmConfig
 
 from .config_file import resolve, resolve_resumed, to_yaml
+from .dry_run import planned_lines
 from .interruption import resumable
 from .options import path
-from .stage import has_checkpoint, refuse_used_folder, stage_options
+from .processes import is_first
+from .settings_options import refuse_preset
+from .stage import has_checkpoint, refuse_used_folder, share_out, stage_options
 from .starting_lora import find_lora, inherited_start
 
 if TYPE_CHECKING:
     from divrl_core.training.pair_data import CfmData
 
 
-@click.command(short_help="Train identity into a text-to-image model: masked flow matching.")
+@click.command(short_help="Train identity into a text-to-image model by flow matching.")
 @path(
     "--init-lora",
     "init_lora",
@@ -30,10 +33,13 @@ if TYPE_CHECKING:
 @stage_options("runs/cfm", CfmConfig)
 def cfm(
     init_lora: Path | None,
+    preset: str | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     output: Path,
     resume: bool,
+    processes: int,
+    sharded: bool,
     dry_run: bool,
 ) -> None:
     """Train a LoRA that takes its subject from a clean reference beside the noisy target (loss on the target only).
@@ -50,6 +56,7 @@ def cfm(
         raise click.UsageError(
             "--resume goes on with the run in --output: leave out --init-lora", click.get_current_context()
         )
+    refuse_preset(preset, resume=resume, has_file=config_file is not None)
     if resume and config_file is None:
         config = resolve_resumed("cfm", output, overrides, CfmConfig)
     else:
@@ -57,26 +64,44 @@ def cfm(
         if init_lora is not None:
             inherited = inherited_start(init_lora, find_lora(init_lora, "best", "--init-lora"))
         config = resolve(
-            "cfm", config_file=config_file, overrides=overrides, inherited=inherited, kind=CfmConfig
+            "cfm",
+            config_file=config_file,
+            overrides=overrides,
+            inherited=inherited,
+            preset=preset,
+            kind=CfmConfig,
         )
     refuse_used_folder(output, resume=resume, dry_run=dry_run)
 
     from divrl_core.training.cfm_preflight import check_cfm
 
     data = check_cfm(config, is_resumed=resume and has_checkpoint(output))
-    for line in plan_lines(config, data) if dry_run else ():
-        click.echo(f"# {line}")
-    for line in config.advice():
+    if dry_run:
+        planned = planned_lines(config, counts_of(data), preset=preset, processes=processes, sharded=sharded)
+        for line in (*plan_lines(config, data), "", *planned):
+            click.echo(f"# {line}".rstrip())
+    for line in config.advice() if is_first() else ():
         click.echo(f"warning: {line}", err=True)
     if dry_run:
         click.echo("\n" + to_yaml(config))
         return
 
+    go_on = f"divrl-train cfm --output {output} --resume"
+    share_out(processes, sharded=sharded, go_on=go_on)
+
     from divrl_core.training.cfm_loop import train_cfm
 
-    with resumable(f"divrl-train cfm --output {output} --resume"):
+    with resumable(go_on):
         result = train_cfm(config, output, resume=resume, data=data)
-    click.echo(f"{result.updates} updates done; the best LoRA by validation loss: {result.best_lora}")
+    if is_first():
+        click.echo(f"{result.updates} updates done; the best LoRA by validation loss: {result.best_lora}")
+
+
+def counts_of(data: CfmData) -> dict[str, int]:
+    """How many captions and pairs the run encodes."""
+    pairs = [*data.train.pairs, *data.held_out.pairs]
+    captions = {caption for pair in pairs for caption in pair.captions}
+    return {"prompts": len(captions) + 1, "references": len(pairs)}
 
 
 def plan_lines(config: CfmConfig, data: CfmData) -> list[str]:

@@ -1,7 +1,7 @@
 """YAML files and `--set` words to settings, and settings back to YAML.
 
 A training command's settings are laid over one another, the later winning: the stage's defaults, the settings
-of the run that suppress goes on from, the `--config` file, `--set`.
+of the run that it goes on from, the `--preset`, the `--config` file, `--set`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from divrl_core.config import TrainConfig, apply_overrides, from_mapping, to_map
 from divrl_core.config_cfm import CfmConfig
 from divrl_core.settings import Settings, merge
 
+from .presets import preset_settings, without_start
+
 SETTINGS_NAME = "settings.yaml"
 Config = TypeVar("Config", TrainConfig, CfmConfig)
 
@@ -26,12 +28,18 @@ def resolve(
     config_file: Path | None = None,
     overrides: Sequence[str] = (),
     inherited: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     kind: type[Config] = TrainConfig,  # type: ignore[assignment]
 ) -> Config:
-    """The settings of a new run. Raises ValueError or FileNotFoundError naming file and setting."""
+    """The settings of a new run. Raises ValueError or FileNotFoundError naming file and setting.
+
+    A run that goes on from another keeps that one's model and adapter, whatever the preset says.
+    """
+    below = preset_settings(preset, stage) if preset else {}
+    below = merge(inherited, without_start(below)) if inherited else below
     from_file = load_yaml(config_file) if config_file else {}
     check_stage(from_file, stage, str(config_file))
-    merged = merge(inherited or {}, from_file)
+    merged = merge(below, from_file)
     _keep_start(merged, inherited or {}, from_file, str(config_file))
     mapping = apply_overrides(merged, overrides, parse=parse_value)
     check_stage(mapping, stage, "--set")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .dry_run import print_dry_run
 from .options import flag
 
 
@@ -13,7 +14,8 @@ from .options import flag
 @click.argument("source", metavar="PEFT_FOLDER", type=click.Path(path_type=Path))
 @click.argument("target", metavar="LORA_FILE", type=click.Path(dir_okay=False, path_type=Path))
 @flag("--force", "Write over an existing LORA_FILE.")
-def convert(source: Path, target: Path, force: bool) -> None:
+@flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
+def convert(source: Path, target: Path, force: bool, dry_run: bool) -> None:
     """Turn PEFT_FOLDER (adapter_config.json and adapter_model.safetensors) into LORA_FILE.
 
     The scale alpha / rank is folded into the weights: the same adapter, to the last bit where the scale is a
@@ -26,6 +28,15 @@ def convert(source: Path, target: Path, force: bool) -> None:
         raise ValueError(f"{target}: the LoRA file's name must end in .safetensors")
     if target.exists() and not force:
         raise ValueError(f"{target} exists; write over it with --force, or name another file")
+
+    if dry_run:
+        from divrl_core.models.lora_convert import look_at_peft_folder
+
+        layers, rank, alpha = look_at_peft_folder(source)
+        print_dry_run(
+            [f"{source}: {layers} layers, rank {rank}, alpha {alpha:g} to be folded in"], output=str(target)
+        )
+        return
 
     from divrl_core.models.lora_convert import convert_peft_folder
 

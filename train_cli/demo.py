@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .demo_dry_run import tell_demo, tell_experiment
 from .interruption import resumable
 from .options import flag, number, output_folder, path, seed_option, threads_option
 
@@ -38,6 +39,7 @@ from .options import flag, number, output_folder, path, seed_option, threads_opt
     absent="to the end",
     help="With --full or --cfm: begin no further cell after so long; the same command goes on from there.",
 )
+@flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
 def demo(
     output: Path,
     seed: int,
@@ -49,6 +51,7 @@ def demo(
     seeds: int,
     cells: Path | None,
     minutes: float | None,
+    dry_run: bool,
 ) -> None:
     """Explore, then suppress, with the embedded pocket Kontext on a CPU; then a report of what changed.
 
@@ -60,11 +63,18 @@ def demo(
     if full or cfm:
         if (full, cfm, quick).count(True) > 1:
             raise click.UsageError("--full, --cfm and --quick exclude each other: give one of them")
+        if dry_run:
+            tell_experiment(output, range(seed, seed + seeds), cells, is_cfm=cfm)
+            return
         _experiment(output, range(seed, seed + seeds), threads, cells, minutes, is_cfm=cfm)
         return
     given = [name for name, value in (("--cells", cells), ("--minutes", minutes)) if value is not None]
     if given:
         raise click.UsageError(f"{' and '.join(given)} belong to the experiments: add --full or --cfm")
+    if dry_run:
+        tell_demo(output, seed=seed, resume=resume, quick=quick)
+        return
+
     from divrl_core.evaluation.demo import run_demo
 
     quickly = " --quick" if quick else ""

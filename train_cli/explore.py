@@ -8,6 +8,7 @@ import click
 
 from .config_file import resolve, resolve_resumed
 from .options import path
+from .settings_options import refuse_preset
 from .stage import run_stage, stage_options
 from .starting_lora import find_lora, inherited_start
 
@@ -23,10 +24,13 @@ from .starting_lora import find_lora, inherited_start
 @stage_options("runs/explore")
 def explore(
     source: Path | None,
+    preset: str | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     output: Path,
     resume: bool,
+    processes: int,
+    sharded: bool,
     dry_run: bool,
 ) -> None:
     """Stage 1: train a LoRA for structure that differs from the reference (reward: nSSM).
@@ -44,9 +48,14 @@ def explore(
         raise click.UsageError(
             "--resume goes on with the run in --output: leave out --from", click.get_current_context()
         )
+    refuse_preset(preset, resume=resume, has_file=config_file is not None)
     if resume and config_file is None:
         config = resolve_resumed("explore", output, overrides)
     else:
         inherited = None if source is None else inherited_start(source, find_lora(source, "best"))
-        config = resolve("explore", config_file=config_file, overrides=overrides, inherited=inherited)
-    run_stage(config, output, resume=resume, dry_run=dry_run)
+        config = resolve(
+            "explore", config_file=config_file, overrides=overrides, inherited=inherited, preset=preset
+        )
+    run_stage(
+        config, output, resume=resume, processes=processes, sharded=sharded, dry_run=dry_run, preset=preset
+    )

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .options import device_of, number, output_folder, seed_option
+from .dry_run import print_dry_run
+from .options import device_of, flag, number, output_folder, seed_option
 from .picture_options import check_subject, sampling_options, subject_options
 
 
@@ -84,6 +85,7 @@ def inspect() -> None:
 @seed_option("Seed of the picture, the same as in sample.")
 @sampling_options
 @output_folder("runs/inspect", "Where attention.jpg, attention.json and the two pictures are written.")
+@flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
 def attention(
     reference: Path,
     mask: Path | None,
@@ -101,6 +103,7 @@ def attention(
     dtype: str,
     device: str,
     output: Path,
+    dry_run: bool,
 ) -> None:
     """Make a picture, read at one step where points of it look in the reference, and draw that as heat maps.
 
@@ -111,6 +114,26 @@ def attention(
     if layout == "none":
         raise ValueError("--layout none leaves the reference out: there is no attention to it to look at")
     check_subject(reference, mask, prompt, lora)
+
+    if dry_run:
+        from divrl_core.evaluation.dry_runs import Request, attention_lines
+
+        asked = Request(
+            model=model,
+            reference=reference,
+            mask=mask,
+            prompt=prompt,
+            lora=lora,
+            seeds=(seed,),
+            steps=steps,
+            size_px=size_px,
+            layout=layout,
+            dtype=dtype,
+            device=device_of(device),
+        )
+        lines = attention_lines(asked, blocks=blocks or (), points=points or ())
+        print_dry_run(lines, output=f"attention.jpg, attention.json and two pictures in {output}")
+        return
 
     from divrl_core.evaluation.attention_maps import attention_sheet
 

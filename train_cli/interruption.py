@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import click
 
+from .processes import is_first
+
 
 @contextmanager
 def resumable(command_line: str) -> Iterator[None]:
@@ -15,5 +17,6 @@ def resumable(command_line: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"stopped; go on with: {command_line}", err=True)
+        if is_first():
+            click.echo(f"stopped; go on with: {command_line}", err=True)
         sys.exit(130)

@@ -12,13 +12,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from .processes import ERROR_FILE, is_first
+
 SECTIONS = {
     "See it work": ("demo",),
-    "Train": ("cfm", "explore", "suppress"),
+    "Train": ("plan", "cfm", "explore", "suppress", "serve-reward"),
     "Look and measure": ("sample", "score", "inspect", "report"),
     "Files and models": ("convert", "pocket"),
 }
@@ -38,7 +41,8 @@ class CommandLine(click.Group):
         """The command from its module, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"train_cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"train_cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -100,8 +104,12 @@ class EchoHandler(logging.Handler):
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the process with a message on stderr and exit code 2."""
-    click.echo(message, err=True)
+    """Ends the process with a message on stderr and exit code 2; a worker leaves it for its run to tell."""
+    file = os.environ.get(ERROR_FILE)
+    if file is None:
+        click.echo(message, err=True)
+    else:
+        Path(file).write_text(message, encoding="utf-8")
     sys.exit(2)
 
 
@@ -120,7 +128,8 @@ def cli() -> None:
     Mistakes are told in one line; DIVRL_TRACEBACK=1 in the environment shows where they were met.
     """
     logger = logging.getLogger("divrl")
-    logger.setLevel(logging.INFO)
+    # Of several processes one tells what all do alike; warnings are each one's own.
+    logger.setLevel(logging.INFO if is_first() else logging.WARNING)
     if not any(isinstance(handler, EchoHandler) for handler in logger.handlers):
         logger.addHandler(EchoHandler())
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from .dry_run import print_dry_run
 from .interruption import resumable
 from .options import choice, flag, number, output_folder, seed_option, text, threads_option
 
@@ -43,6 +44,7 @@ def pocket() -> None:
 @flag("--compile", help="torch.compile the transformer: needs a C++ compiler, faster steps.")
 @threads_option()
 @seed_option("Seed of weights, figures and order.")
+@flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
 def build(
     output: Path,
     start_from: str | None,
@@ -53,12 +55,20 @@ def build(
     compile: bool,
     threads: int | None,
     seed: int,
+    dry_run: bool,
 ) -> None:
     """Train the pocket Kontext on its own world: hours on a CPU, safe to kill at any moment.
 
     \b
     divrl-train pocket build --output runs/pocket --threads 2
     """
+    if dry_run:
+        from divrl_core.pocket.dry_runs import build_lines
+
+        lines = build_lines(output, start_from=start_from, vae=vae, stage=stage, compiled=compile)
+        print_dry_run(lines, output=f"{output}: shards, work" + ("" if stage == "vae" else ", pipeline"))
+        return
+
     from divrl_core.pocket.build import build as build_pocket
 
     with resumable(f"divrl-train pocket build --output {output}, and the options of before"):
@@ -87,12 +97,21 @@ def build(
 )
 @threads_option()
 @seed_option("Seed of figures, damage, weights and order.")
-def heads(output: Path, mixed_precision: Literal["no", "bf16"], threads: int | None, seed: int) -> None:
+@flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
+def heads(
+    output: Path, mixed_precision: Literal["no", "bf16"], threads: int | None, seed: int, dry_run: bool
+) -> None:
     """Train the two heads of the reward backbone `pocket`: minutes on a CPU. Drawn pairs are kept and used again.
 
     \b
     divrl-train pocket heads --output runs/heads --threads 2
     """
+    if dry_run:
+        from divrl_core.pocket.dry_runs import heads_lines
+
+        print_dry_run(heads_lines(), output=f"{output}/pairs, {output}/model.safetensors")
+        return
+
     from divrl_core.pocket.train_heads import HeadRecipe, train_heads
 
     with resumable("the same command; drawn pairs are kept"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .dry_run import print_dry_run
 from .options import NumberList, device_of, flag, numbers, output_folder
 from .picture_options import check_subject, sampling_options, subject_options
 
@@ -28,6 +29,7 @@ from .picture_options import check_subject, sampling_options, subject_options
 @sampling_options
 @flag("--scores", "Write nSSM and VSM under each picture.")
 @output_folder("runs/sample", "Where pictures and sheet.jpg are written.")
+@flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
 def sample(
     reference: Path,
     mask: Path | None,
@@ -44,6 +46,7 @@ def sample(
     device: str,
     scores: bool,
     output: Path,
+    dry_run: bool,
 ) -> None:
     """Make a picture for each seed, of the base model and of the LoRA at each strength, and a contact sheet.
 
@@ -52,6 +55,26 @@ def sample(
         --lora runs/suppress/lora/best.safetensors --strength 0.5,1.0
     """
     check_subject(reference, mask, prompt, lora)
+
+    if dry_run:
+        from divrl_core.evaluation.dry_runs import Request, sampling_lines
+
+        asked = Request(
+            model=model,
+            reference=reference,
+            mask=mask,
+            prompt=prompt,
+            lora=lora,
+            strengths=strengths,
+            seeds=tuple(int(seed) for seed in seeds),
+            steps=steps,
+            size_px=size_px,
+            layout=layout,
+            dtype=dtype,
+            device=device_of(device),
+        )
+        print_dry_run(sampling_lines(asked), output=f"the pictures and {output}/sheet.jpg")
+        return
 
     from divrl_core.evaluation.sample import sample_sheet
 

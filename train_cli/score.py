@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .options import output_folder, path
+from .dry_run import print_dry_run
+from .options import flag, output_folder, path
 
 
 @click.command(short_help="Pictures against their references: a table, a CSV file, a sheet.")
@@ -25,7 +26,8 @@ from .options import output_folder, path
     help="The references' object masks: one picture, or a folder.",
 )
 @output_folder("runs/score", "Where scores.csv and sheet.jpg are written.")
-def score(images: Path, references: Path, mask: Path | None, output: Path) -> None:
+@flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
+def score(images: Path, references: Path, mask: Path | None, output: Path, dry_run: bool) -> None:
     """Score pictures by nSSM and VSM against the subject they should show.
 
     nSSM, 0 to 2: higher is more different in structure. VSM, 0 to 1: higher is more faithful in identity.
@@ -36,6 +38,14 @@ def score(images: Path, references: Path, mask: Path | None, output: Path) -> No
     for option, file in (("--images", images), ("--reference", references), ("--mask", mask)):
         if file is not None and not file.exists():
             raise FileNotFoundError(f"{option}: there is no file or folder {file}")
+
+    if dry_run:
+        from divrl_core.evaluation.dry_runs import score_lines
+
+        print_dry_run(
+            score_lines(images, references, mask), output=f"{output}/scores.csv, {output}/sheet.jpg"
+        )
+        return
 
     from divrl_core.evaluation.score import score_folder
 

@@ -13,8 +13,11 @@ from divrl_core.config import TrainConfig
 from divrl_core.settings import Settings, list_settings
 
 from .config_file import SETTINGS_NAME, to_yaml
+from .dry_run import planned_lines
 from .interruption import resumable
-from .options import Command, flag, output_folder, path
+from .options import Command, flag, number, output_folder
+from .processes import arguments_of, check_processes, is_first, is_worker, run_in_processes
+from .settings_options import settings_options
 
 if TYPE_CHECKING:
     from divrl_core.training.data import RunData
@@ -24,24 +27,20 @@ if TYPE_CHECKING:
 def stage_options(default_output: str, kind: type[Settings] = TrainConfig) -> Callable[[Command], Command]:
     """The options of a training stage, in the order of its --help."""
     options: tuple[Callable[[Any], Any], ...] = (
-        path(
-            "--config",
-            "config_file",
-            metavar="FILE",
-            absent="none",
-            help="YAML file of settings; what it does not name keeps its default.",
-        ),
-        click.option(
-            "--set",
-            "overrides",
-            metavar="NAME=VALUE",
-            type=str,
-            multiple=True,
-            show_default="none",
-            help="One setting, over the file: --set grpo.group_size=16. May be given again.",
-        ),
+        settings_options,
         output_folder(default_output, "The run folder."),
         flag("--resume", "Go on with the run in --output, from its last checkpoint."),
+        number(
+            "--processes",
+            metavar="COUNT",
+            kind=click.IntRange(min=1),
+            default=1,
+            help="Processes that share every update, one a GPU; results do not depend on how many.",
+        ),
+        flag(
+            "--sharded",
+            "With --processes: spread the frozen base over them (FSDP2), for a base that fits no card.",
+        ),
         flag("--dry-run", "Check and print settings, data and what the run will do; load no model."),
         click.option(
             "--list-settings",
@@ -63,7 +62,16 @@ def stage_options(default_output: str, kind: type[Settings] = TrainConfig) -> Ca
     return decorate
 
 
-def run_stage(config: TrainConfig, output: Path, *, resume: bool, dry_run: bool) -> None:
+def run_stage(
+    config: TrainConfig,
+    output: Path,
+    *,
+    resume: bool,
+    processes: int,
+    sharded: bool,
+    dry_run: bool,
+    preset: str | None = None,
+) -> None:
     """Checks settings and data, then trains into `output`, or only prints what would be done."""
     refuse_used_folder(output, resume=resume, dry_run=dry_run)
 
@@ -71,24 +79,45 @@ def run_stage(config: TrainConfig, output: Path, *, resume: bool, dry_run: bool)
 
     data = check(config, is_resumed=resume and has_checkpoint(output))
     if dry_run:
-        _print_plan(config, data)
+        planned = planned_lines(
+            config, counts_of(config, data), preset=preset, processes=processes, sharded=sharded
+        )
+        _print_plan(config, data, planned)
         return
+    go_on = f"divrl-train {config.stage} --output {output} --resume"
+    share_out(processes, sharded=sharded, go_on=go_on)
 
     from divrl_core.training.grpo_loop import train
 
-    with resumable(f"divrl-train {config.stage} --output {output} --resume"):
+    with resumable(go_on):
         try:
             result = train(config, output, resume=resume, data=data)
         except KeyboardInterrupt:
-            _write_report(output)
+            if is_first():
+                _write_report(output)
             raise
-    click.echo(f"{result.updates} updates done; the best LoRA by held-out measures: {result.best_lora}")
-    _write_report(output)
+    if is_first():
+        click.echo(f"{result.updates} updates done; the best LoRA by held-out measures: {result.best_lora}")
+        _write_report(output)
+
+
+def share_out(processes: int, *, sharded: bool, go_on: str) -> None:
+    """Run the command that is under way in so many processes and end with their exit code; for one do nothing."""
+    context = click.get_current_context()
+    if is_worker():
+        return
+    if processes == 1:
+        if sharded:
+            raise click.UsageError("--sharded needs --processes 2 or more", context)
+        return
+    check_processes(processes)
+    arguments = arguments_of(context, without={"processes", "sharded"})
+    context.exit(run_in_processes(arguments, processes, is_sharded=sharded, go_on=go_on))
 
 
 def refuse_used_folder(output: Path, *, resume: bool, dry_run: bool) -> None:
-    """Raises ValueError when a new run would begin in a folder that holds one."""
-    if not resume and not dry_run and (output / SETTINGS_NAME).exists():
+    """Raises ValueError when a new run would begin in a folder that holds one; of several processes one looks."""
+    if is_first() and not resume and not dry_run and (output / SETTINGS_NAME).exists():
         raise ValueError(f"{output} already holds a run; go on with it by --resume, or name another --output")
 
 
@@ -98,13 +127,9 @@ def has_checkpoint(output: Path) -> bool:
 
 
 def _write_report(output: Path) -> None:
-    """report.html into the run folder, by the main process; a run that has nothing to report stays as it is."""
-    from accelerate import PartialState
-
+    """report.html into the run folder; a run that has nothing to report stays as it is."""
     from divrl_core.evaluation.report import write_report
 
-    if not PartialState().is_main_process:
-        return
     try:
         click.echo(f"report: {write_report([output], output / 'report.html')}")
     except (ValueError, OSError) as error:
@@ -128,11 +153,30 @@ def plan_lines(config: TrainConfig) -> list[str]:
     ]
 
 
-def _print_plan(config: TrainConfig, data: RunData) -> None:
-    lines = [f"train: {_count(data.train)}", f"held out: {_count(data.held_out)}", *plan_lines(config)]
+def counts_of(config: TrainConfig, data: RunData) -> dict[str, int]:
+    """How many prompts and references the run will encode."""
+    from divrl_core.training.encoded_pairs import pairs_of_run
+
+    groups, run = config.grpo.groups_per_update, config.run
+    met = pairs_of_run(data.train.pairs, groups_per_update=groups, updates=run.updates, seed=run.seed)
+    pairs = [*met, *data.held_out.pairs]
+    return {
+        "prompts": len({pair.prompt for pair in pairs}),
+        "references": len({pair.reference_id for pair in pairs}),
+    }
+
+
+def _print_plan(config: TrainConfig, data: RunData, planned: list[str]) -> None:
+    lines = [
+        f"train: {_count(data.train)}",
+        f"held out: {_count(data.held_out)}",
+        *plan_lines(config),
+        "",
+        *planned,
+    ]
     for line in config.advice():
         click.echo(f"warning: {line}", err=True)
-    click.echo(to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines))
+    click.echo(to_yaml(config) + "\n" + "\n".join(f"# {line}".rstrip() for line in lines))
 
 
 def _count(references: ReferenceSet) -> str:

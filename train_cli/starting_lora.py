@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
+
 from divrl_core.settings import merge
 
 from .config_file import SETTINGS_NAME, load_yaml
+from .processes import is_first
 
 OF_THE_STAGE = {"reward": ("kind",), "grpo": ("kl_reference",), "run": ("init_lora",)}
+FOREIGN = ("function", "function_takes", "remote")  # of the reward: code, an address, and how they are called
 
 
 def find_lora(source: Path, checkpoint: str, option: str = "--from") -> Path:
@@ -29,14 +33,12 @@ def find_lora(source: Path, checkpoint: str, option: str = "--from") -> Path:
 
 
 def inherited_settings(source: Path, lora: Path) -> dict[str, Any]:
-    """The explore run's settings but its stage's own: from the run folder, else from the LoRA's header."""
-    if (source / SETTINGS_NAME).is_file():
-        settings = load_yaml(source / SETTINGS_NAME)
-    else:
-        from divrl_core.models.lora_file import read_lora
+    """The explore run's settings but its stage's own: from the run folder, else from the LoRA's header.
 
-        file = read_lora(lora, with_weights=False)
-        settings = merge({"lora": {"rank": file.rank, "alpha": file.alpha}}, file.settings)
+    A reward's function or server is not taken over, and a line on stderr says so: what came with a file shall neither
+    run code nor be told pictures.
+    """
+    settings = _without_foreign_reward(_saved_settings(source, lora), source)
     kept = {name: section for name, section in settings.items() if name != "stage"}
     for name, keys in OF_THE_STAGE.items():
         if isinstance(kept.get(name), dict):
@@ -44,9 +46,37 @@ def inherited_settings(source: Path, lora: Path) -> dict[str, Any]:
     return kept
 
 
+def _saved_settings(source: Path, lora: Path) -> dict[str, Any]:
+    """All settings of the run that made a LoRA: from its folder, else from the LoRA's header."""
+    if (source / SETTINGS_NAME).is_file():
+        return load_yaml(source / SETTINGS_NAME)
+
+    from divrl_core.models.lora_file import read_lora
+
+    file = read_lora(lora, with_weights=False)
+    return merge({"lora": {"rank": file.rank, "alpha": file.alpha}}, file.settings)
+
+
+def _without_foreign_reward(settings: dict[str, Any], source: Path) -> dict[str, Any]:
+    reward = settings.get("reward")
+    if not isinstance(reward, dict):
+        return settings
+    remote = reward.get("remote")
+    url = remote.get("url") if isinstance(remote, dict) else remote
+    for kind, name, value in (("own", "function", reward.get("function")), ("remote", "remote.url", url)):
+        if value is not None and is_first():
+            click.echo(
+                f"--from: reward.{name}={value} of {source} is not taken over: no code and no address is taken from a "
+                f"file; to use it again: --set reward.kind={kind} --set reward.{name}=...",
+                err=True,
+            )
+    kept = {key: value for key, value in reward.items() if key not in FOREIGN}
+    return {**settings, "reward": kept}
+
+
 def inherited_start(source: Path, lora: Path) -> dict[str, Any]:
     """Model and adapter of the run that made a LoRA, and the LoRA itself: what cfm and explore go on from."""
-    settings = inherited_settings(source, lora)
+    settings = _saved_settings(source, lora)
     model = {**settings.get("model", {})}
     if "layout" in model and model["layout"] is None:
         from divrl_core.models.lora_file import read_lora

@@ -10,6 +10,7 @@ from divrl_core.settings import merge
 
 from .config_file import resolve, resolve_resumed
 from .options import choice, path
+from .settings_options import refuse_preset
 from .stage import run_stage, stage_options
 from .starting_lora import find_lora, inherited_settings
 
@@ -27,10 +28,13 @@ from .starting_lora import find_lora, inherited_settings
 def suppress(
     source: Path | None,
     from_checkpoint: str,
+    preset: str | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     output: Path,
     resume: bool,
+    processes: int,
+    sharded: bool,
     dry_run: bool,
 ) -> None:
     """Stage 2: suppress what exploring broke (reward: nSSM, less a penalty where VSM is below the gate).
@@ -40,6 +44,7 @@ def suppress(
     \b
     divrl-train suppress --from runs/explore --output runs/suppress
     """
+    refuse_preset(preset, resume=resume, has_file=source is not None)
     if source is not None:
         lora = find_lora(source, from_checkpoint)
         settings = inherited_settings(source, lora)
@@ -49,9 +54,13 @@ def suppress(
                 f"first: divrl-train explore --from {source}"
             )
         inherited = merge(settings, {"run": {"init_lora": str(lora)}})
-        config = resolve("suppress", config_file=config_file, overrides=overrides, inherited=inherited)
+        config = resolve(
+            "suppress", config_file=config_file, overrides=overrides, inherited=inherited, preset=preset
+        )
     elif resume:
         config = resolve_resumed("suppress", output, overrides)
     else:
         raise click.UsageError("--from RUN_OR_LORA is needed", click.get_current_context())
-    run_stage(config, output, resume=resume, dry_run=dry_run)
+    run_stage(
+        config, output, resume=resume, processes=processes, sharded=sharded, dry_run=dry_run, preset=preset
+    )

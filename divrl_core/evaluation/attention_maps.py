@@ -75,7 +75,7 @@ def attention_sheet(
     adapter = open_model(model, lora_file, layout=layout, dtype=dtype, device=device, revision=revision)
     height, width = size = size_of_pictures(size_px, adapter, lora_file)
     chosen = _checked_blocks(adapter, blocks)
-    places = _checked_points(points, size)
+    places = checked_points(points, size)
     subject = load_reference(
         reference, mask, height, width, is_whole=is_letterboxed(adapter.layout, lora_file)
     )
@@ -120,7 +120,8 @@ def _checked_blocks(adapter: FluxAdapter, asked: Sequence[str]) -> tuple[str, ..
     return chosen
 
 
-def _checked_points(asked: Sequence[Point], size: tuple[int, int]) -> tuple[Point, ...]:
+def checked_points(asked: Sequence[Point], size: tuple[int, int]) -> tuple[Point, ...]:
+    """The points asked for, else five over the middle of a picture of (height, width). Raises ValueError outside."""
     height, width = size
     points = tuple(asked) or tuple((round(width * x), round(height * y)) for x, y in DEFAULT_PLACES)
     for x, y in points:

@@ -79,6 +79,13 @@ def run_demo(
     return carry_out(plan, output)
 
 
+def check_demo(output: Path, *, seed: int, resume: bool, quick: bool) -> bool:
+    """Whether a demo is gone on with in `output` (else one would begin); nothing is written. Raises as `run_demo`."""
+    plan = demo_plan(seed=seed, threads=None, quick=quick)
+    asked = {"seed": seed, "quick": quick}
+    return _check(output, asked, made_with(plan, POCKET_FOLDER), resume=resume)
+
+
 def made_with(plan: DemoPlan, model: Path) -> dict[str, Any]:
     """What the results of a demo follow from: every setting and the SHA-256 of every file of the model, by
     name, and one hash of all these. The number of threads is left out: a demo may go on with another.
@@ -145,6 +152,12 @@ def summary_of(results: Sequence[ModelResult]) -> dict[str, Any]:
 
 def _open(output: Path, asked: Mapping[str, Any], made: Mapping[str, Any], *, resume: bool) -> None:
     """Makes the folder, or checks that what is in it is a demo of the same settings and model."""
+    if not _check(output, asked, made, resume=resume):
+        write_atomic_json(output / "demo.json", {**asked, "made_with": made})
+
+
+def _check(output: Path, asked: Mapping[str, Any], made: Mapping[str, Any], *, resume: bool) -> bool:
+    """Whether the folder holds a demo of the same settings and model; False where it is new or empty."""
     note = output / "demo.json"
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; name a folder with --output")
@@ -158,10 +171,10 @@ def _open(output: Path, asked: Mapping[str, Any], made: Mapping[str, Any], *, re
                 f"{output} holds a demo with {said}; resume it with the same, or name another --output"
             )
         _refuse_other(output, begun.get("made_with"), made)
-    elif output.is_dir() and any(output.iterdir()):
+        return True
+    if output.is_dir() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo; name another --output")
-    else:
-        write_atomic_json(note, {**asked, "made_with": made})
+    return False
 
 
 def _refuse_other(output: Path, begun: Mapping[str, Any] | None, made: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from ..pocket.references import PocketReferences
 from ..training.encoded_pairs import EncodedPairs
 from ..training.files import write_atomic_json
 from ..training.references import ReferenceSet
-from ..training.start import make_policy, make_rewarder, open_adapter, set_threads, size_of, start_accelerator
+from ..training.start import make_policy, make_rewarder, open_adapter, set_threads, size_of, start_processes
 from .comparison import Comparison, compared, write_picture
 from .demo_settings import DemoEvaluation
 from .generate import PictureJob, generate
@@ -49,9 +49,9 @@ class DemoModels:
         """
         self._settings = settings
         self._batch_size = config.grpo.micro_batch
-        accelerator = start_accelerator(config, output)
+        processes = start_processes(config, output)
         set_threads(config, None)
-        adapter = open_adapter(config, accelerator)
+        adapter = open_adapter(config, processes.device)
         side = size_of(config, adapter)
         self._references = references or last_references(settings)
         self._rewarder = make_rewarder(config, adapter, None)
@@ -60,7 +60,7 @@ class DemoModels:
         self._encoded = EncodedPairs(adapter, side)
         self._encoded.encode(self._references, [*(job.pair for job in jobs), *self._shown])
         self._encoded.finish()
-        self._policy = make_policy(config, adapter, accelerator, None)
+        self._policy = make_policy(config, adapter, processes, None)
 
     def load(self, lora: Path | None) -> None:
         """Become the model with this LoRA. Without one it stays the base, which it is at first: load the

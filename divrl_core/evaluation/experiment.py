@@ -87,11 +87,7 @@ def run_experiment(
     Returns the written page, or None when no cell is done yet.
     """
     sources = sources or Sources()
-    cells = cells or output / "cells"
-    if cells.exists() and not cells.is_dir():
-        raise ValueError(
-            f"--cells {cells} is a file; name a folder, to be made or with an experiment's cells in it"
-        )
+    cells = _cells_in(output, cells)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     hashes = model_hashes(model)
     for plan in plans:
@@ -117,6 +113,30 @@ def run_experiment(
             logger.info("seed %d, %s: %s", plan.seed, name, _in_short(found.summary))
         _write_pages(plan, output / f"seed-{plan.seed}", cells)
     return write(cells, output)
+
+
+def missing_cells(output: Path, plans: Sequence[ExperimentPlan], cells: Path | None) -> dict[int, list[str]]:
+    """The models that are not done yet, by seed; nothing is written. Raises ValueError as `run_experiment`."""
+    folder = _cells_in(output, cells)
+    hashes = model_hashes(POCKET_FOLDER)
+    return {
+        plan.seed: [
+            name
+            for name in plan.names
+            if not is_done(cell_path(folder, plan, name), made_with(plan, name, hashes))
+        ]
+        for plan in plans
+    }
+
+
+def _cells_in(output: Path, cells: Path | None) -> Path:
+    """The folder of finished cells. Raises ValueError where it is a file."""
+    folder = cells or output / "cells"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            f"--cells {folder} is a file; name a folder, to be made or with an experiment's cells in it"
+        )
+    return folder
 
 
 def cell_path(cells: Path, plan: ExperimentPlan, name: str) -> Path:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ..flow.noise import keyed_noise
 from ..training.encoded_pairs import EncodedPairs
+from ..training.placement import turns
 from ..training.policy import Policy
+from ..training.processes import Processes
 from ..training.references import PromptPair
 
 
@@ -42,14 +44,22 @@ def generate(
     steps: int,
     batch_size: int,
     on_progress: Callable[[int], None],
+    processes: Processes | None = None,
 ) -> Iterator[tuple[Sequence[PictureJob], Tensor]]:
     """The jobs in batches, in order, each with its pictures (B, 3, H, W), float32 in [0, 1].
 
-    `on_progress(pictures_made)` is called before each batch.
+    Of several processes each gets its share of the batches. `on_progress(pictures_made)` is called before each batch.
     """
-    for start in range(0, len(jobs), batch_size):
+    count = -(-len(jobs) // batch_size)
+    mine = turns(count, 0, 1)
+    if processes is not None:
+        mine = turns(count, processes.index, processes.count, in_lockstep=processes.in_lockstep)
+    for number, is_stand_in in mine:
+        start = number * batch_size
         on_progress(start)
         batch = jobs[start : start + batch_size]
         noise = torch.stack([job.noise(policy.latent_shape) for job in batch]).to(policy.device)
         conditioning = encoded.conditioning([job.pair for job in batch])
-        yield batch, policy.sample(conditioning, noise, steps=steps)
+        pictures = policy.sample(conditioning, noise, steps=steps)
+        if not is_stand_in:
+            yield batch, pictures

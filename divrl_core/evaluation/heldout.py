@@ -25,19 +25,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from ..config import RewardConfig
-from ..rewards.gate import linear_reward, suppress_reward
 from ..training.encoded_pairs import EncodedPairs
 from ..training.policy import Policy
+from ..training.processes import Processes
 from ..training.references import PromptPair, ReferenceSet, known_world
 from ..training.rewarding import Rewarder
 from .generate import PictureJob, generate
+from .heldout_reward import HeldOutGroups, pointwise_rewards, rewards_of
 from .paired import TRUTHS, Difference, paired_differences
 
 STREAM = "heldout"
@@ -55,6 +56,7 @@ class SampleScore:
     clean: float = math.nan  # 1 or 0; NaN where the world is not known
     identity_error: float = math.nan
     pose_change_deg: float = math.nan
+    reward: float | None = None  # what a reward that is no formula of nSSM and VSM pays; None where it is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +85,39 @@ def evaluate(
     steps: int,
     seed: int,
     batch_size: int,
+    processes: Processes | None = None,
     on_progress: Callable[[int], None] = lambda made: None,
     on_pictures: Callable[[Sequence[PictureJob], torch.Tensor], None] = lambda jobs, pictures: None,
 ) -> HeldOut:
     """Make `images` held-out pictures with the policy as it is now, and measure them.
 
-    `encoded` must hold the pairs of `heldout_jobs`. `on_progress(pictures_made)` is called before each batch,
-    `on_pictures(jobs, pictures)` after it.
+    `encoded` must hold the pairs of `heldout_jobs`. Of several processes each makes and measures its share, and all get
+    the whole. `on_progress(pictures_made)` is called before each batch, `on_pictures(jobs, pictures)` after it.
     """
     jobs = heldout_jobs(references.pairs, images, seed=seed)
-    samples: list[SampleScore] = []
+    places = {job: place for place, job in enumerate(jobs)}
+    measured: list[tuple[int, SampleScore]] = []
+    groups = HeldOutGroups() if rewarder.takes_groups else None
     for batch, pictures in generate(
-        policy, encoded, jobs, steps=steps, batch_size=batch_size, on_progress=on_progress
+        policy,
+        encoded,
+        jobs,
+        steps=steps,
+        batch_size=batch_size,
+        on_progress=on_progress,
+        processes=processes,
     ):
-        samples += measure(batch, pictures, rewarder, references)
+        scores = measure(batch, pictures, rewarder, references)
+        measured += [(places[job], score) for job, score in zip(batch, scores, strict=True)]
+        if groups is not None:
+            groups.keep([places[job] for job in batch], pictures)
         on_pictures(batch, pictures)
+    if processes is not None:
+        measured = processes.gather(measured)
+    samples = [score for _, score in sorted(measured, key=lambda one: one[0])]
+    if groups is not None:
+        paid = groups.rewards(jobs, rewarder, references, processes)
+        samples = [replace(sample, reward=reward) for sample, reward in zip(samples, paid, strict=True)]
     head = {"kind": "heldout", "stage": stage, "update": update, "steps": steps}
     cutoff = rewarder.consistency_cutoff
     summary = summarise(samples, consistency_cutoff=cutoff)
@@ -124,6 +144,9 @@ def measure(
 ) -> list[SampleScore]:
     """The scores of pictures (B, 3, H, W) made for these jobs, with what is true of them where that is known."""
     scores = rewarder.scores_each(pictures, references, [job.pair.reference_id for job in jobs])
+    paid: Sequence[float | None] = [None] * len(jobs)
+    if rewarder.judge is not None and not rewarder.takes_groups:
+        paid = pointwise_rewards(jobs, pictures, rewarder, references, scores)
     truths: list[dict[str, float]] = [{}] * len(jobs)
     world = known_world(references)
     if world is not None:
@@ -142,9 +165,12 @@ def measure(
             sample=job.sample,
             nssm=nssm,
             vsm=vsm,
+            reward=reward,
             **truth,
         )
-        for job, nssm, vsm, truth in zip(jobs, scores.nssm.tolist(), scores.vsm.tolist(), truths, strict=True)
+        for job, nssm, vsm, reward, truth in zip(
+            jobs, scores.nssm.tolist(), scores.vsm.tolist(), paid, truths, strict=True
+        )
     ]
 
 
@@ -222,11 +248,12 @@ def selection_summary(
     """`selection`, the held-out number that the best LoRA is chosen by, and `selection_se`; NaN where undefined.
 
     It is the mean of what the reward pays for each picture. nssm: nSSM. vsm: VSM. linear: w VSM + (1 - w) nSSM. gated:
-    nSSM less the penalty for VSM below `gate`. brightness is not measured on held-out pictures: there nSSM stands in,
-    so that a smoke test has a best LoRA too. Errors are those of the mean, clustered by reference.
+    nSSM less the penalty for VSM below `gate`. own and remote: what the function or the server paid. brightness is not
+    measured on held-out pictures: there nSSM stands in, so that a smoke test has a best LoRA too. Errors are those of
+    the mean, clustered by reference.
     """
     names = [sample.reference_id for sample in samples]
-    values = zip(names, _rewards(reward, samples, gate), strict=True)
+    values = zip(names, rewards_of(reward, samples, gate), strict=True)
     mean, error = clustered_mean([(name, value) for name, value in values if not math.isnan(value)])
     return {"selection": mean, "selection_se": error}
 
@@ -252,26 +279,10 @@ def paired_difference(before: HeldOut, after: HeldOut) -> dict[str, Difference]:
 
 
 def sample_row(sample: SampleScore) -> dict[str, Any]:
-    """A picture's scores by name; what is true of it only where that is known."""
+    """A picture's scores by name; its reward, and what is true of it, only where that is known."""
     row = asdict(sample)
-    return row if not math.isnan(sample.clean) else {name: row[name] for name in row if name not in TRUTHS}
-
-
-def _rewards(reward: RewardConfig, samples: Sequence[SampleScore], gate: float) -> list[float]:
-    """What the reward pays for each picture, by the rewards' own formulas; NaN where undefined."""
-    nssm, vsm = (
-        torch.tensor([getattr(sample, name) for sample in samples], dtype=torch.float64)
-        for name in ("nssm", "vsm")
-    )
-    match reward.kind:
-        case "gated":
-            total = suppress_reward(nssm, vsm, gate=gate, penalty_weight=reward.penalty_weight).total
-        case "linear":
-            total = linear_reward(nssm, vsm, vsm_weight=reward.vsm_weight).total
-        case kind:
-            total = vsm if kind == "vsm" else nssm
-    values: list[float] = total.tolist()
-    return values
+    unknown = {*(TRUTHS if math.isnan(sample.clean) else ()), *(("reward",) if sample.reward is None else ())}
+    return {name: row[name] for name in row if name not in unknown}
 
 
 def _all_defined(values: Sequence[float | None]) -> bool:

@@ -56,17 +56,19 @@ def write_report(runs: Sequence[Path], output: Path, *, cells: Path | None = Non
     A suppress run alone brings its parent along where `run.init_lora` leads to it. Raises ValueError or
     FileNotFoundError when a folder is no run, has no metrics yet, or cannot be read.
     """
+    return write_atomic_text(output, report_page(runs, cells=cells))
+
+
+def report_page(runs: Sequence[Path], *, cells: Path | None = None) -> str:
+    """The page that `write_report` writes. Raises as it does."""
     if not runs:
         raise ValueError("a report needs at least one run folder, got none; give runs/NAME")
     demo = runs[0] if len(runs) == 1 and is_demo_folder(runs[0]) else None
     records = _records(runs, demo)
     results = (results_of_demo(demo) if demo else []) or results_of_runs(records)
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(_context(records, results, demo) | {"frontier": _frontier(cells)})
-    )
-    return write_atomic_text(output, page)
+    template = _environment().get_template("report.html.j2")
+    page: str = template.render(_context(records, results, demo) | {"frontier": _frontier(cells)})
+    return page
 
 
 def _records(runs: Sequence[Path], demo: Path | None) -> list[RunRecord]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..training.encoded_pairs import EncodedPairs
 from ..training.policy import Policy
+from ..training.processes import Processes
 from ..training.references import PromptPair, ReferenceSet
 from ..training.rewarding import Rewarder
 from .comparison import write_sheet
@@ -29,23 +30,37 @@ def write_sample_sheet(
     seeds: Sequence[int],
     steps: int,
     batch_size: int,
+    processes: Processes,
     on_progress: Callable[[int], None] = lambda made: None,
-) -> Path:
+) -> None:
     """Make and write a sheet: a row for each of the first `rows` references, a column for each seed.
 
-    `encoded` must hold the pairs of `sheet_pairs`.
+    `encoded` must hold the pairs of `sheet_pairs`. Of several processes each makes its share, and the main one writes.
     """
     pairs = sheet_pairs(references.pairs, rows)
     jobs = [PictureJob(pair=pair, sample=0, seed=seed, stream=STREAM) for pair in pairs for seed in seeds]
-    pictures: dict[str, list[Picture]] = defaultdict(list)
-    captions: dict[str, list[str]] = defaultdict(list)
+    made: list[tuple[int, Picture, str]] = []
     for batch, images in generate(
-        policy, encoded, jobs, steps=steps, batch_size=batch_size, on_progress=on_progress
+        policy,
+        encoded,
+        jobs,
+        steps=steps,
+        batch_size=batch_size,
+        on_progress=on_progress,
+        processes=processes,
     ):
         scores = rewarder.scores_each(images, references, [job.pair.reference_id for job in batch])
         for row, job in enumerate(batch):
-            pictures[job.pair.group_id].append(images[row])
-            captions[job.pair.group_id].append(score_caption(scores.nssm[row].item(), scores.vsm[row].item()))
+            caption = score_caption(scores.nssm[row].item(), scores.vsm[row].item())
+            made.append((jobs.index(job), images[row].cpu(), caption))
+    made = sorted(processes.gather(made), key=lambda one: one[0])
+    if not processes.is_main:
+        return
+    pictures: dict[str, list[Picture]] = defaultdict(list)
+    captions: dict[str, list[str]] = defaultdict(list)
+    for place, picture, caption in made:
+        pictures[jobs[place].pair.group_id].append(picture)
+        captions[jobs[place].pair.group_id].append(caption)
     sheet = contact_sheet(
         [
             SheetRow(
@@ -59,7 +74,7 @@ def write_sample_sheet(
         columns=["reference", *(f"seed {seed}" for seed in seeds)],
         title=title,
     )
-    return write_sheet(path, sheet)
+    write_sheet(path, sheet)
 
 
 def sheet_pairs(pairs: Sequence[PromptPair], rows: int) -> tuple[PromptPair, ...]:

@@ -14,12 +14,14 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-KERNELS: dict[str, SDPBackend | None] = {
-    "auto": None,
-    "math": SDPBackend.MATH,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
+# "auto" is the first of flash, efficient and math that takes the tensors. cuDNN's, which torch prefers on Hopper, is
+# not among them: its backward pass failed on FLUX's shapes (H200, torch 2.11, bfloat16).
+KERNELS: dict[str, tuple[SDPBackend, ...]] = {
+    "auto": (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
+    "math": (SDPBackend.MATH,),
+    "flash": (SDPBackend.FLASH_ATTENTION,),
+    "efficient": (SDPBackend.EFFICIENT_ATTENTION,),
+    "cudnn": (SDPBackend.CUDNN_ATTENTION,),
 }
 
 
@@ -36,9 +38,8 @@ def kernel_name(asked: str | None, device: torch.device) -> str:
 
 @contextmanager
 def attention_kernel(name: str) -> Iterator[None]:
-    """Inside this block torch's scaled-dot-product attention uses that kernel ("auto": torch chooses)."""
-    backend = KERNELS[name]
-    with nullcontext() if backend is None else sdpa_kernel(backend):
+    """Inside this block torch's scaled-dot-product attention uses that kernel."""
+    with sdpa_kernel(list(KERNELS[name])):
         yield
 
 

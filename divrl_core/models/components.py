@@ -23,7 +23,10 @@ Module = TypeVar("Module", bound=nn.Module)
 def load_module(
     folder: PipelineFolder, component: str, kind: type[Module], *, dtype: torch.dtype, device: torch.device
 ) -> Module:
-    """Load a component for use: weights read straight into `dtype`, in eval mode, frozen, on `device`.
+    """Load a component for use: weights read straight into `dtype` and onto `device`, in eval mode, frozen.
+
+    Each weight passes by itself from the file, which is mapped: no copy of the whole in another dtype is ever made, and
+    on the CPU none at all where the file is in `dtype` already. Pickles (.bin) are not read.
 
     Args:
         folder: a checked pipeline.
@@ -38,11 +41,13 @@ def load_module(
     logger.info("loading %s (%s, %s)", component, kind.__name__, str(dtype).removeprefix("torch."))
     loader: Any = kind
     try:
-        with _quiet():
+        with quiet():
             module, report = loader.from_pretrained(
                 str(path),
                 torch_dtype=dtype,
                 low_cpu_mem_usage=True,
+                device_map=None if device.type == "cpu" else {"": str(device)},
+                use_safetensors=True,
                 output_loading_info=True,
                 local_files_only=True,
             )
@@ -50,6 +55,8 @@ def load_module(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "meta tensor" in first_line:  # what is left on the way to a GPU where files lack a weight
+            first_line = "weights are missing in the files; download or save the pipeline again"
         raise ValueError(f"{path}: could not be loaded as {kind.__name__}: {first_line}") from error
     missing = sorted(report["missing_keys"])
     if missing:  # both libraries fill the gaps with random numbers and go on
@@ -57,12 +64,12 @@ def load_module(
             f"{path}: {len(missing)} weights of {kind.__name__} are not in the files, the first is "
             f"{missing[0]}; download or save the pipeline again"
         )
-    loaded: Module = module.requires_grad_(False).eval().to(device)
+    loaded: Module = module.requires_grad_(False).eval()
     return loaded
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence both libraries' remarks while loading (the checks above replace them); put all back after."""
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     has_bars = diffusers_logging.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()

@@ -8,51 +8,28 @@ time is `t` in [0, 1] (flow/path.py), a picture (B, 3, H, W) in [0, 1], a latent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..flow.sde import ode_step
-from .attention import attention_kernel, checkpoint_blocks, kernel_name
-from .components import load_module
+from .attention import attention_kernel, checkpoint_blocks
+from .base_options import BaseOptions
 from .conditioning import Conditioning, TextEmbeddings
 from .flux_inputs import check_batch, model_time
-from .hub import PipelineFolder, open_pipeline
-from .latents import LatentCodec
-from .layout import NO_REFERENCE, Canvas, canvas, grid_ids, reference_ids, text_ids
-from .shift import ScheduleShift
-from .text import TextEncoders
+from .flux_parts import FluxParts
+from .hub import open_pipeline
+from .layout import NO_REFERENCE, Canvas, canvas, text_ids
+from .single_file import check_single_file
+from .transformer_load import transformer_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class FluxAdapter:
-    """A FLUX pipeline, loaded part by part as parts are needed, its own weights frozen.
-
-    The transformer is read at first use, so that prompts can be encoded and the text encoders freed before.
-    """
-
-    def __init__(
-        self,
-        folder: PipelineFolder,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        max_text_tokens: int | None = None,
-        attention: str | None = None,
-        layout: str | None = None,
-    ) -> None:
-        self.folder, self.dtype, self.device = folder, dtype, device
-        self.layout = layout or folder.layout
-        reference_ids(self.layout, (0, 0), (0, 0))  # refuses an unknown layout
-        self.attention = kernel_name(attention, device)
-        self.has_guidance: bool = _transformer_config(folder).get("guidance_embeds", False)
-        self._shift = ScheduleShift.read(folder)
-        self._text = TextEncoders(folder, dtype=dtype, device=device, max_tokens=max_text_tokens)
+class FluxAdapter(FluxParts):
+    """A FLUX pipeline, loaded part by part as parts are needed (flux_parts.py), its own weights frozen."""
 
     @classmethod
     def load(
@@ -65,6 +42,12 @@ class FluxAdapter:
         max_text_tokens: int | None = None,
         attention: str | None = None,
         layout: str | None = None,
+        transformer_file: Path | str | None = None,
+        quantization: str = "none",
+        offload_blocks: int = 0,
+        compile: bool = False,
+        vae_tiling: bool = False,
+        is_sharded: bool = False,
     ) -> FluxAdapter:
         """Open a pipeline; its files are checked now, its weights are read when first used.
 
@@ -78,105 +61,43 @@ class FluxAdapter:
                 for rollout, training and recomputation. None: math on the CPU (trains faster), else auto.
             layout: where the reference lies: kontext, width, diagonal, or none (left out). None: the pipeline's
                 own, kontext for a FluxKontextPipeline, width for a text-to-image FluxPipeline.
+            transformer_file: one .safetensors or .gguf file with the transformer's weights, in place of the pipeline's.
+            quantization: how the frozen base is held: none, fp8, int8, nf4 or torchao_int8 (quantized.py).
+            offload_blocks: so many of the last blocks keep their weights in host memory (offload.py).
+            compile: compile each block when it is first called; results are then near, not equal.
+            vae_tiling: encode and decode large pictures tile by tile.
+            is_sharded: read the transformer into host memory, to be spread over processes (sharding.py).
 
-        Raises FileNotFoundError or ValueError, in one line, when there is no such pipeline or it is damaged.
+        Raises FileNotFoundError, ValueError or ImportError, in one line, when there is no such pipeline, it is damaged,
+        or an option cannot be had.
         """
         if isinstance(dtype, str):
             if dtype not in DTYPES:
                 raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
             dtype = DTYPES[dtype]
+        file = None if transformer_file is None else Path(transformer_file).expanduser()
+        base = BaseOptions(
+            transformer_file=file,
+            quantization=quantization,
+            offload_blocks=offload_blocks,
+            compile=compile,
+            is_sharded=is_sharded,
+        )
+        folder = open_pipeline(path, revision, transformer_file=file)
+        if file is not None:
+            check_single_file(file, transformer_config(folder))
         return cls(
-            open_pipeline(path, revision),
+            folder,
             dtype=dtype,
             device=torch.device(device),
             max_text_tokens=max_text_tokens,
             attention=attention,
             layout=layout,
+            base=base,
+            vae_tiling=vae_tiling,
         )
 
-    # Parts and numbers
-
-    @cached_property
-    def transformer(self) -> nn.Module:
-        """The FluxTransformer2DModel, frozen. Assign a wrapped one (accelerate's) and it is used instead."""
-        transformer: nn.Module = load_module(
-            self.folder, "transformer", FluxTransformer2DModel, dtype=self.dtype, device=self.device
-        )
-        return transformer
-
-    @cached_property
-    def _codec(self) -> LatentCodec:
-        return LatentCodec(self.folder, dtype=self.dtype, device=self.device)
-
-    @property
-    def vae(self) -> nn.Module:
-        """The AutoencoderKL or AutoencoderTiny, frozen."""
-        vae: nn.Module = self._codec.vae
-        return vae
-
-    @property
-    def default_image_size_px(self) -> int:
-        """Side of the square pictures the model is made for: pocket 128, a full Kontext 512 (in training)."""
-        return self.folder.image_size_px
-
-    @property
-    def max_text_tokens(self) -> int:
-        """Number L of T5 tokens that every prompt is padded or cut to."""
-        return self._text.max_tokens
-
-    def token_count(self, height: int, width: int) -> int:
-        """Tokens N of a picture of that size in pixels."""
-        rows, columns = self._codec.grid(height, width)
-        return rows * columns
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int]:
-        """(N, C) of a picture's packed latent: (height/16 x width/16, 64) for FLUX."""
-        return self.token_count(height, width), self._codec.channels * 4
-
-    def target_ids(self, height: int, width: int) -> Tensor:
-        """Position ids (N, 3) of the target's tokens, float32."""
-        return grid_ids(*self._codec.grid(height, width), device=self.device)
-
-    def reference_ids(self, height: int, width: int, *, target: tuple[int, int] | None = None) -> Tensor:
-        """Position ids (M, 3) of a reference's tokens in the adapter's layout.
-
-        `target` is the (height, width) of the picture to be made; None: equal panels, the reference's own size.
-        """
-        grid = self._codec.grid(height, width)
-        beside = grid if target is None else self._codec.grid(*target)
-        return reference_ids(self.layout, grid, beside).to(self.device)
-
-    def sigmas(self, steps: int, height: int, width: int) -> Tensor:
-        """Times of a sampling run for a target of that size, float64 (steps + 1,), from 1 to 0."""
-        return self._shift.sigmas(steps, self.token_count(height, width))
-
-    def schedule_mu(self, height: int, width: int) -> float:
-        """Shift mu of the sampling schedule for a target of that size (flow/schedule.py)."""
-        return self._shift.mu(self.token_count(height, width))
-
-    # Encoding and decoding
-
-    def encode_text(
-        self, prompts: Sequence[str], *, micro_batch: int = 16, warns: bool = True
-    ) -> TextEmbeddings:
-        """Encode prompts with CLIP and T5, which are loaded if they are not in memory.
-
-        `warns`: say in the log how many are cut; a caller of many calls says it once by `warn_of_cut_prompts`.
-        """
-        return self._text.encode(prompts, micro_batch=micro_batch, warns=warns)
-
-    def warn_of_cut_prompts(self, prompts: Sequence[str]) -> None:
-        """Say in the log how many prompts are longer than `max_text_tokens`; nothing when none is."""
-        if prompts:
-            self._text.warn_of_cut_prompts(prompts)
-
-    def encode_images(self, images: Tensor, *, micro_batch: int = 8) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> clean normalised tokens (B, N, C) in the model's dtype."""
-        return self._codec.encode(images, micro_batch=micro_batch)
-
-    def decode(self, tokens: Tensor, height: int, width: int, *, micro_batch: int = 8) -> Tensor:
-        """Clean tokens (B, N, C) -> pictures (B, 3, height, width), float32 in [0, 1]."""
-        return self._codec.decode(tokens, height, width, micro_batch=micro_batch)
+    # What the model is given
 
     def conditioning(
         self,
@@ -215,17 +136,6 @@ class FluxAdapter:
         tokens = self.encode_images(references)
         height, width = references.shape[2:]
         return self.conditioning(self.encode_text(prompts), tokens, height=height, width=width, target=target)
-
-    def drop_encoders(self) -> None:
-        """Free the text encoders' memory. Encoding another prompt would load them again."""
-        self._text.drop()
-
-    def drop_vae(self) -> None:
-        """Free the VAE's memory; the next encoding or decoding loads it again."""
-        if "_codec" in self.__dict__:
-            self._codec.drop()
-
-    # The model
 
     def velocity(
         self, x_t: Tensor, t: float | Tensor, conditioning: Conditioning, target_ids: Tensor, guidance: float
@@ -319,13 +229,3 @@ class FluxAdapter:
         if not self.has_guidance:
             return None
         return torch.full((len(x_t),), guidance, dtype=torch.float32, device=x_t.device)
-
-
-def _transformer_config(folder: PipelineFolder) -> dict[str, Any]:
-    path = folder.part("transformer")
-    try:
-        config: dict[str, Any] = FluxTransformer2DModel.load_config(str(path), local_files_only=True)
-    except (OSError, ValueError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: could not be loaded: {first_line}") from error
-    return config

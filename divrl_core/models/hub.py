@@ -22,6 +22,7 @@ from .model_names import (
     TEXT_TO_IMAGE_PART,
     is_hub_id,
 )
+from .tensor_headers import PICKLES
 
 INDEX_FILE = "model_index.json"
 SETTINGS_FILE = "divrl.json"  # ours, beside model_index.json, optional: {"image_size_px": 128}
@@ -38,14 +39,15 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "tokenizer_2": ("T5TokenizerFast", "T5Tokenizer"),
 }
+WEIGHT_FILES = ("*.safetensors",)
 # Component -> files of which one of each line must be there. Transformers makes an empty tokenizer, without a
 # word, where the vocabulary is missing.
 _NEEDED_FILES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "transformer": (("config.json",), ("*.safetensors", "*.bin")),
-    "vae": (("config.json",), ("*.safetensors", "*.bin")),
+    "transformer": (("config.json",), WEIGHT_FILES),
+    "vae": (("config.json",), WEIGHT_FILES),
     "scheduler": (("scheduler_config.json",),),
-    "text_encoder": (("config.json",), ("*.safetensors", "*.bin")),
-    "text_encoder_2": (("config.json",), ("*.safetensors", "*.bin")),
+    "text_encoder": (("config.json",), WEIGHT_FILES),
+    "text_encoder_2": (("config.json",), WEIGHT_FILES),
     "tokenizer": (("tokenizer.json", "vocab.json"),),
     "tokenizer_2": (("tokenizer.json", "spiece.model"),),
 }
@@ -65,19 +67,25 @@ class PipelineFolder:
     """The reference's layout that belongs to the pipeline's class."""
     transformer: str = "transformer"
     """The folder of the transformer within `path`."""
+    transformer_file: Path | None = None
+    """A file that holds the transformer's weights in place of that folder, which then needs its config.json alone."""
 
     def part(self, component: str) -> Path:
         """The folder of a component."""
         return self.path / (self.transformer if component == "transformer" else component)
 
 
-def open_pipeline(path: str, revision: str | None = None) -> PipelineFolder:
+def open_pipeline(
+    path: str, revision: str | None = None, *, transformer_file: Path | None = None
+) -> PipelineFolder:
     """Find a pipeline and check that it is a whole FLUX pipeline; a hub id is downloaded if need be.
 
     Args:
         path: "pocket", "pocket-text-to-image", a diffusers folder, or a hub id such as
             "black-forest-labs/FLUX.1-Kontext-dev".
         revision: branch, tag or commit of a hub id; None is the newest.
+        transformer_file: a single file with the transformer's weights; the pipeline's own are then neither needed
+            nor downloaded.
 
     Raises FileNotFoundError when nothing is found (or the hub cannot be reached), and ValueError when it is
     something else, a part is missing, or the hub asks for a licence to be accepted. One line each.
@@ -87,24 +95,29 @@ def open_pipeline(path: str, revision: str | None = None) -> PipelineFolder:
             raise FileNotFoundError(
                 f"{POCKET_FOLDER}: the embedded pocket model is not there; run `divrl-train pocket build`"
             )
-        pocket = check_folder(POCKET_FOLDER)
+        pocket = check_folder(POCKET_FOLDER, transformer_file)
         return _text_to_image(pocket) if path == POCKET_TEXT_TO_IMAGE else pocket
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return check_folder(folder)
+        return check_folder(folder, transformer_file)
     if folder.exists():
         raise ValueError(f"{path}: is a file; a diffusers folder with {INDEX_FILE} (or a hub id) is needed")
     if not is_hub_id(path):
         raise FileNotFoundError(f"{path}: no such folder, and not a hub id of the form owner/name")
-    return check_folder(_download(path, revision))
+    return check_folder(_download(path, revision, transformer_file), transformer_file)
 
 
-def check_folder(folder: Path) -> PipelineFolder:
-    """Check a local folder: a FLUX pipeline, known classes, every file there. Reads no weights."""
+def check_folder(folder: Path, transformer_file: Path | None = None) -> PipelineFolder:
+    """Check a local folder: a FLUX pipeline, known classes, every file there. Reads no weights.
+
+    The transformer's weights are not looked for where `transformer_file` stands in for them.
+    """
     index = _read_json(folder / INDEX_FILE)
     classes = _component_classes(index, folder)
     for component, alternatives in _NEEDED_FILES.items():
         for names in alternatives:
+            if component == "transformer" and transformer_file is not None and names == WEIGHT_FILES:
+                continue
             if not any(any((folder / component).glob(name)) for name in names):
                 raise ValueError(
                     f"{folder}: incomplete: {component}/ lacks {' or '.join(names)}; "
@@ -115,6 +128,7 @@ def check_folder(folder: Path) -> PipelineFolder:
         classes=classes,
         image_size_px=_image_size_px(folder),
         layout=PIPELINES[index["_class_name"]],
+        transformer_file=transformer_file,
     )
 
 
@@ -166,13 +180,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
-    """The local copy of a hub id. The index comes first: a wrong model is refused at once."""
+def _download(hub_id: str, revision: str | None, transformer_file: Path | None) -> Path:
+    """The local copy of a hub id. The index comes first: a wrong model is refused at once. No pickle is fetched."""
     try:
         index = Path(hf_hub_download(hub_id, INDEX_FILE, revision=revision))
         _component_classes(_read_json(index), hub_id)
         patterns = [INDEX_FILE, SETTINGS_FILE, *(f"{component}/*" for component in COMPONENTS)]
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        unwanted = [f"*{ending}" for ending in PICKLES]
+        if transformer_file is not None:
+            unwanted += ["transformer/*.safetensors", "transformer/*.safetensors.index.json"]
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=unwanted)
+        )
     except (OSError, errors.HFValidationError) as error:  # the hub's errors are OSErrors
         raise _hub_error(hub_id, revision, error) from error
 

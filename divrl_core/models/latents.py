@@ -22,10 +22,16 @@ _KINDS: dict[str, type[AutoencoderKL] | type[AutoencoderTiny]] = {
 
 
 class LatentCodec:
-    """Normalised latents are ``(z - shift_factor) * scaling_factor``, z the VAE's mode."""
+    """Normalised latents are ``(z - shift_factor) * scaling_factor``, z the VAE's mode.
 
-    def __init__(self, folder: PipelineFolder, *, dtype: torch.dtype, device: torch.device) -> None:
-        self._folder, self._dtype, self._device = folder, dtype, device
+    tiling: pictures beyond the VAE's tile (512 px, or its sample_size) in overlapping tiles that are blended, which the
+    VAE does itself; smaller pictures come out as ever.
+    """
+
+    def __init__(
+        self, folder: PipelineFolder, *, dtype: torch.dtype, device: torch.device, tiling: bool = False
+    ) -> None:
+        self._folder, self._dtype, self._device, self._tiling = folder, dtype, device, tiling
         self._kind = _KINDS[folder.classes["vae"]]
         path = folder.part("vae")
         try:
@@ -85,6 +91,8 @@ class LatentCodec:
         return torch.cat([self._encode(part) for part in torch.split(images, micro_batch)])
 
     def _encode(self, images: Tensor) -> Tensor:
+        # AutoencoderTiny's tiled encoder makes 4 channels, whatever the model has; it is small enough without.
+        self.vae.use_tiling = self._tiling and self._kind is not AutoencoderTiny
         output = self.vae.encode((images.to(self._device) * 2 - 1).to(self._dtype))
         z = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
         return pack((z - self._shift_factor) * self._scaling_factor).to(self._dtype)
@@ -106,6 +114,7 @@ class LatentCodec:
     def _decode(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
         latents = unpack(tokens.to(self._device, torch.float32), rows, columns)
         z = latents / self._scaling_factor + self._shift_factor
+        self.vae.use_tiling = self._tiling
         images: Tensor = self.vae.decode(z.to(self._dtype)).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
 

@@ -21,6 +21,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from .lora_file import LoraState
+from .offload import visited_device
 
 logger = logging.getLogger("divrl")
 
@@ -114,6 +115,7 @@ def add_lora(
 def inject_adapter(transformer: nn.Module, adapter: str, *, rank: int, alpha: float, pattern: str) -> None:
     """Add a float32 adapter on the modules whose whole name matches `pattern`, and make it the active one.
 
+    It lies where its layer lies; on an offloaded layer, where that layer computes.
     Its weights are not meaningful yet: set them with `load_lora_state`. Raises ValueError when it exists.
     """
     if adapter in adapter_names(transformer):
@@ -123,9 +125,10 @@ def inject_adapter(transformer: nn.Module, adapter: str, *, rank: int, alpha: fl
         # peft draws initial weights, which are replaced afterwards, and warns of the second adapter we want.
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         transformer.add_adapter(settings, adapter_name=adapter)  # type: ignore[operator]
+    device = visited_device(transformer)
     for _, layer in lora_layers(transformer, adapter):
-        layer.lora_A[adapter].float()
-        layer.lora_B[adapter].float()
+        layer.lora_A[adapter].to(device, torch.float32)
+        layer.lora_B[adapter].to(device, torch.float32)
 
 
 def freeze_reference(transformer: nn.Module, *, source: str = POLICY, adapter: str = REFERENCE) -> None:

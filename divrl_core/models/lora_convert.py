@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -90,6 +90,18 @@ def convert_peft_folder(
     return read_lora(dst)
 
 
+def look_at_peft_folder(src: str | os.PathLike[str]) -> tuple[int, int, float]:
+    """(layers, rank, alpha) of what `convert_peft_folder` would write; the weights' header alone is read.
+
+    Raises as that does.
+    """
+    src = Path(src)
+    config = _read_config(src)
+    pairs = paired(_read_weights(src, with_weights=False), str(src / WEIGHTS_NAME))
+    rank = max(weight_a.shape[0] for weight_a, _ in pairs.values())
+    return len(pairs), rank, _scale(config, config["lora_alpha"], config["r"]) * rank
+
+
 def module_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """What peft multiplies `B A` by at `module`, whose weights have `rank`."""
     alphas: Mapping[str, float] = config.get("alpha_pattern") or {}
@@ -149,7 +161,7 @@ def _read_config(src: Path) -> dict[str, Any]:
     return config
 
 
-def _read_weights(src: Path) -> LoraState:
+def _read_weights(src: Path, *, with_weights: bool = True) -> LoraState:
     path = src / WEIGHTS_NAME
     if not path.exists():
         if (src / "adapter_model.bin").exists():
@@ -159,7 +171,7 @@ def _read_weights(src: Path) -> LoraState:
             )
         raise FileNotFoundError(f"{path}: missing")
     try:
-        tensors = load_file(path)
+        tensors = load_file(path) if with_weights else _shapes_of(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
     state: LoraState = {}
@@ -179,3 +191,10 @@ def _read_weights(src: Path) -> LoraState:
             )
         state[name] = weight
     return state
+
+
+def _shapes_of(path: Path) -> dict[str, Tensor]:
+    """The file's tensors on the meta device."""
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

@@ -97,16 +97,7 @@ def build(
     if threads is not None:
         torch.set_num_threads(threads)
     start = None if start_from is None else _open_start(start_from)
-    if vae == "keep" and (start is None or stage == "vae"):
-        raise ValueError(
-            "--vae keep needs --from PIPELINE to keep the VAE of, and --stage all to train the rest with it"
-        )
-    if compiled and not any(
-        shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name
-    ):
-        raise ValueError(
-            "--compile needs a C++ compiler (g++, clang++ or cl), found none; install one or leave it out"
-        )
+    check_build(vae, stage, has_start=start is not None, compiled=compiled)
     recipe = recipe or BuildRecipe(vae=VaeRecipe() if start is None else CONTINUED_VAE)
     recipe = recipe.with_speed(mixed_precision, compiled)
     number_of_shards = max(phase.shards for phase in recipe.transformers)
@@ -148,6 +139,22 @@ def build(
         logger.info("time is over; the same command goes on from here")
         return None
     return write_pipeline(coder, models, start, output / "pipeline", shards, seed=seed)
+
+
+def check_build(
+    vae: Literal["train", "keep"], stage: Literal["all", "vae"], *, has_start: bool, compiled: bool
+) -> None:
+    """Raises ValueError for options that contradict each other, and where there is no compiler to compile with."""
+    if vae == "keep" and (not has_start or stage == "vae"):
+        raise ValueError(
+            "--vae keep needs --from PIPELINE to keep the VAE of, and --stage all to train the rest with it"
+        )
+    if compiled and not any(
+        shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name
+    ):
+        raise ValueError(
+            "--compile needs a C++ compiler (g++, clang++ or cl), found none; install one or leave it out"
+        )
 
 
 def _open_start(path: str) -> FluxAdapter:

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from ..models.panels import panel_size
 from .latent_cache import PanelPicture
 from .pair_set import PairSet, TrainingPair
+from .placement import even_runs
 
 Size = tuple[int, int]
 
@@ -45,6 +46,18 @@ def sized_pairs(pairs: PairSet, side_px: int, *, aspect_buckets: bool) -> tuple[
     return tuple(sized)
 
 
+@dataclass(frozen=True)
+class BatchPart:
+    """Pairs of a micro-batch that go through the model together, in one process.
+
+    number: of the micro-batch within the run. first: place of the first of the pairs within it.
+    """
+
+    number: int
+    first: int
+    pairs: tuple[SizedPair, ...]
+
+
 class BatchPlan:
     """The micro-batches of a run, a pure function of (pairs, batch size, seed).
 
@@ -69,6 +82,24 @@ class BatchPlan:
         """Micro-batch `number` of the run, counted from 0: pairs of one panel size."""
         epoch, place = divmod(number, self.epoch_length)
         return self._epoch(epoch)[place]
+
+    def parts_of_process(
+        self, update: int, accumulation: int, index: int, processes: int
+    ) -> tuple[BatchPart, ...]:
+        """What process `index` of `processes` learns from in an update of `accumulation` micro-batches.
+
+        Where there are more processes than micro-batches, these are cut. All randomness is keyed by a pair's place, so
+        that an update is the same however many share it.
+        """
+        cuts = -(-processes // accumulation)
+        parts = []
+        for number in range(update * accumulation, (update + 1) * accumulation):
+            first = 0
+            for pairs in even_runs(self.micro_batch(number), cuts):
+                if pairs:
+                    parts.append(BatchPart(number, first, pairs))
+                first += len(pairs)
+        return even_runs(parts, processes)[index]
 
     def _deal(self, epoch: int) -> list[tuple[SizedPair, ...]]:
         batches = []

@@ -22,6 +22,8 @@ from .checkpoint import Best, Tensors
 from .files import copy_atomic, write_atomic_json
 from .latent_cache import LatentCache
 from .pair_set import PairSet, subjects
+from .placement import turns
+from .processes import Processes
 from .run_folder import RunFolder
 from .validation import validate
 
@@ -58,7 +60,10 @@ class CfmDue:
 
 @dataclass(frozen=True, kw_only=True)
 class CfmPublisher:
-    """Writes what is due; knows nothing of how the weights came about."""
+    """Writes what is due; knows nothing of how the weights came about.
+
+    Of several processes all measure and make pictures, and the main one alone writes.
+    """
 
     config: CfmConfig
     folder: RunFolder
@@ -68,6 +73,7 @@ class CfmPublisher:
     sized: Sequence[SizedPair]
     """The held-out pairs with their panels' sizes."""
     autocast: Callable[[], AbstractContextManager[None]]
+    processes: Processes
     on_progress: Callable[[str], None]
 
     def publish(
@@ -75,7 +81,7 @@ class CfmPublisher:
     ) -> tuple[Best | None, dict[str, Any] | None]:
         """Write what is due at `update`. Returns the best so far, and the row of held-out measures if made."""
         due, row = CfmDue.at(update, self.config.run), None
-        if due.lora:
+        if due.lora and self.processes.is_main:
             path = self.folder.numbered_lora(update)
             numbered = self.folder.write_lora(path, average, self.config, layout=self.adapter.layout)
             copy_atomic(numbered, self.folder.last_lora)
@@ -104,18 +110,32 @@ class CfmPublisher:
             self.config,
             update=update,
             autocast=self.autocast,
+            processes=self.processes,
             on_progress=lambda made: self.on_progress(f"validation {made}/{len(self.sized)}"),
         )
-        write_atomic_json(self.folder.heldout(update), {"summary": row})
+        if self.processes.is_main:
+            write_atomic_json(self.folder.heldout(update), {"summary": row})
         return row
 
     def _sheet(self, update: int) -> None:
-        run = self.config.run
+        run, processes, shown = self.config.run, self.processes, self.sheet_pairs()
+        cells = [(item, seed) for item in shown for seed in run.sample_seeds]
+        made: list[tuple[int, Tensor]] = []
+        for place, is_stand_in in turns(
+            len(cells), processes.index, processes.count, in_lockstep=processes.in_lockstep
+        ):
+            picture = self._picture(*cells[place])
+            if not is_stand_in:
+                made.append((place, picture))
+        pictures = dict(processes.gather(made))
+        if not processes.is_main:
+            return
         rows = []
-        for item in self.sheet_pairs():
-            pictures = [self._picture(item, seed) for seed in run.sample_seeds]
+        for number, item in enumerate(shown):
+            first = number * len(run.sample_seeds)
+            results = [pictures[first + column] for column in range(len(run.sample_seeds))]
             reference = letterbox(self.held_out.load(item.pair.reference_id), item.height, item.width)
-            rows.append(SheetRow(label=item.pair.captions[0], reference=_square(reference), results=pictures))
+            rows.append(SheetRow(label=item.pair.captions[0], reference=_square(reference), results=results))
         sheet = contact_sheet(
             rows,
             columns=["reference", *(f"seed {seed}" for seed in run.sample_seeds)],
@@ -148,7 +168,8 @@ class CfmPublisher:
     def _best(self, update: int, score: float, best: Best | None) -> Best | None:
         if best is not None and not score > best.score:
             return best
-        copy_atomic(self.folder.numbered_lora(update), self.folder.best_lora)
+        if self.processes.is_main:
+            copy_atomic(self.folder.numbered_lora(update), self.folder.best_lora)
         return Best(update=update, score=score)
 
 

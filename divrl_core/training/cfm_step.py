@@ -17,7 +17,7 @@ from ..flow.times import logit_normal_times, loss_weights, shifted_times, unifor
 from ..models.conditioning import Conditioning, TextEmbeddings
 from ..models.flux import FluxAdapter
 from ..models.layout import NO_REFERENCE
-from .cfm_batches import SizedPair
+from .cfm_batches import BatchPart
 from .latent_cache import LatentCache
 from .pair_set import PairSet
 
@@ -45,8 +45,7 @@ class FlowBatch:
 
 
 def draw_batch(
-    pairs: Sequence[SizedPair],
-    number: int,
+    part: BatchPart,
     *,
     source: PairSet,
     cache: LatentCache,
@@ -54,13 +53,14 @@ def draw_batch(
     config: ObjectiveConfig,
     seed: int,
 ) -> FlowBatch:
-    """Micro-batch `number` of the run, all of its randomness keyed by (seed, number, pair, place in the batch)."""
+    """A micro-batch or a part of one, all of its randomness keyed by (seed, number, pair, place in the batch)."""
+    pairs, number = part.pairs, part.number
     height, width = pairs[0].height, pairs[0].width
     mu = config.time_shift
     if mu is None:
         mu = adapter.schedule_mu(height, width)
     captions, references, targets, noise, reference_noise, times = [], [], [], [], [], []
-    for place, item in enumerate(pairs):
+    for place, item in enumerate(pairs, start=part.first):
         key = {"seed": seed, "update": number, "group": item.pair.pair_id, "sample": place}
         draws = _draws(keyed_seed(stream="cfm draws", **key))  # type: ignore[arg-type]
         times.append(_time(config, draws, mu))

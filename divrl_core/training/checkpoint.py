@@ -153,14 +153,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
         for name, parameter in parameters.items()
         for part, value in optimizer.state.get(parameter, {}).items()
     }
-    numbers = {
+    return tensors | group_numbers(optimizer)
+
+
+def group_numbers(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The numbers of the optimizer's one group, "group/<name>"."""
+    return {
         f"{GROUP}/{key}": torch.tensor(
             value, dtype=torch.float64 if isinstance(value, float) else torch.int64
         )
         for key, value in optimizer.param_groups[0].items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-    return tensors | numbers
 
 
 def load_optimizer_tensors(

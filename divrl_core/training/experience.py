@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..config import GrpoConfig
 from ..rewards.gate import Reward
 from ..rl.advantage import Advantages, group_advantages
 from .encoded_pairs import EncodedPairs
+from .placement import Unit, units_of_process
 from .policy import Policy
+from .processes import Processes
 from .references import PromptPair, ReferenceSet
+from .reward_queue import RewardQueue
 from .rewarding import Rewarder
-from .rollout import MicroBatch, SamplingPlan, roll_out_group
+from .rollout import MicroBatch, SamplingPlan, roll_out
 from .update import Judged
 
 PARTS = ("total", "nssm", "vsm", "gap")
@@ -27,8 +29,8 @@ PARTS = ("total", "nssm", "vsm", "gap")
 class Experience:
     """What one update learns from.
 
-    judged: this process's micro-batches. reward and advantages: of all samples of all processes, on the CPU.
-    seconds: spent on rollouts and on rewards.
+    judged: this process's micro-batches. reward and advantages: of all samples of all processes, group by group, on the
+    CPU. seconds: what this process spent on rollouts, and what it waited for rewards.
     """
 
     judged: tuple[Judged, ...]
@@ -46,46 +48,49 @@ def gather_experience(
     references: ReferenceSet,
     pairs: Sequence[PromptPair],
     config: GrpoConfig,
-    accelerator: Accelerator,
+    processes: Processes,
     *,
     seed: int,
     update: int,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int, int], None],
 ) -> Experience:
     """Roll out and score this process's share of the groups, then judge them beside everybody else's.
 
-    `on_progress(group)` is called before each micro-batch. Raises ValueError when too few samples have a
+    `on_progress(made, count)` is called before each micro-batch. Raises ValueError when too few samples have a
     reward, or when a latent or a reward is not finite.
     """
-    mine = list(enumerate(pairs))[accelerator.process_index :: accelerator.num_processes]
+    started = time.perf_counter()
+    mine = units_of_process(
+        processes.index,
+        processes.count,
+        groups=len(pairs),
+        group_size=config.group_size,
+        micro_batch=config.micro_batch,
+        shares=config.optimizer_steps_per_rollout,
+        whole_groups=rewarder.takes_groups,
+        in_lockstep=processes.in_lockstep,
+    )
     batches: list[MicroBatch] = []
-    rewards: list[Reward] = []
-    rollout_seconds = reward_seconds = 0.0
-    for place, (group, pair) in enumerate(mine):
-        group_batches = roll_out_group(
-            policy,
-            plan,
-            encoded,
-            pair,
-            group=group,
-            group_size=config.group_size,
-            micro_batch=config.micro_batch,
-            seed=seed,
-            update=update,
-        )
-        started = time.perf_counter()
-        on_progress(place)
-        for batch in group_batches:
-            between = time.perf_counter()
-            rewards.append(rewarder.reward(policy.decode(batch.tokens), references, pair.reference_id))
-            batches.append(batch)
-            scored = time.perf_counter()
-            rollout_seconds += between - started
-            reward_seconds += scored - between
-            started = scored
-            on_progress(place)
+    with RewardQueue(rewarder) as queue:
+        pictures: list[Tensor] = []  # of one group, where the reward wants them all at once
+        for made, unit in enumerate(mine):
+            on_progress(made, len(mine))
+            pair = pairs[unit.group]
+            conditioning = encoded.conditioning([pair]).repeat(len(unit.samples))
+            batch = roll_out(policy, plan, conditioning, pair, unit, seed=seed, update=update)
+            batches.append(batch.on_host())
+            if unit.is_stand_in:
+                continue
+            pictures.append(policy.decode(batch.tokens))
+            if not rewarder.takes_groups or unit.samples[-1] == config.group_size - 1:
+                queue.submit(torch.cat(pictures), references, pair)
+                pictures = []
+        rewards = queue.collect()
+        waited = queue.waited_seconds
+    rollout_seconds = time.perf_counter() - started - waited
 
-    reward, group_index = _of_all_processes(rewards, batches, accelerator)
+    reward = _of_all_processes(rewards, mine, config, len(pairs), processes)
+    group_index = torch.arange(len(pairs)).repeat_interleave(config.group_size)
     advantages = group_advantages(
         reward.total,
         group_index,
@@ -93,57 +98,68 @@ def gather_experience(
         clamp=config.advantage_clamp,
         min_std=config.min_group_std,
     )
-    _check_enough_valid(advantages, reward, config.min_valid_fraction)
+    _check_enough_valid(advantages, reward, config.min_valid_fraction, rewarder, processes)
     return Experience(
-        judged=_judge(batches, advantages, accelerator),
+        judged=tuple(_judged(batch, advantages, config.group_size) for batch in batches),
         reward=reward,
         advantages=advantages,
         rollout_seconds=rollout_seconds,
-        reward_seconds=reward_seconds,
+        reward_seconds=waited,
     )
 
 
 def _of_all_processes(
-    rewards: Sequence[Reward], batches: Sequence[MicroBatch], accelerator: Accelerator
-) -> tuple[Reward, Tensor]:
-    """Rewards and group numbers of all samples, process after process, on the CPU."""
-    parts = {part: torch.cat([getattr(reward, part).float() for reward in rewards]) for part in PARTS}
-    numbers = [number for batch in batches for number in [batch.group] * len(batch.samples)]
-    group_index = torch.tensor(numbers, device=accelerator.device)
-    if accelerator.num_processes > 1:
-        parts = {part: accelerator.gather(values.to(accelerator.device)) for part, values in parts.items()}  # type: ignore[misc]
-        group_index = accelerator.gather(group_index)  # type: ignore[assignment]
-    return Reward(**{part: values.cpu() for part, values in parts.items()}), group_index.cpu()
+    rewards: Sequence[Reward],
+    units: Sequence[Unit],
+    config: GrpoConfig,
+    groups: int,
+    processes: Processes,
+) -> Reward:
+    """Rewards of all samples of all processes, group by group, on the CPU.
 
-
-def _judge(
-    batches: Sequence[MicroBatch], advantages: Advantages, accelerator: Accelerator
-) -> tuple[Judged, ...]:
-    """This process's micro-batches with their own advantages, on the device of their latents."""
-    start = accelerator.process_index * sum(len(batch.samples) for batch in batches)
-    judged = []
-    for batch in batches:
-        rows = slice(start, start + len(batch.samples))
-        start = rows.stop
-        device = batch.tokens.device
-        judged.append(
-            Judged(
-                batch=batch,
-                advantages=advantages.values[rows].to(device),
-                valid=advantages.valid[rows].to(device),
-            )
+    Every sample is some process's own, so the sum over processes puts them together; NaN stays NaN.
+    """
+    places = [
+        unit.group * config.group_size + sample
+        for unit in units
+        if not unit.is_stand_in
+        for sample in unit.samples
+    ]
+    whole = torch.zeros(len(PARTS), groups * config.group_size, dtype=torch.float32)
+    if rewards:
+        whole[:, places] = torch.stack(
+            [torch.cat([getattr(reward, part).float().cpu() for reward in rewards]) for part in PARTS]
         )
-    return tuple(judged)
+    return Reward(**dict(zip(PARTS, processes.sum(whole), strict=True)))
 
 
-def _check_enough_valid(advantages: Advantages, reward: Reward, min_valid_fraction: float) -> None:
+def _judged(batch: MicroBatch, advantages: Advantages, group_size: int) -> Judged:
+    """A micro-batch with its own advantages; nothing of a stand-in counts."""
+    places = [batch.unit.group * group_size + sample for sample in batch.unit.samples]
+    valid = advantages.valid[places]
+    return Judged(
+        batch=batch,
+        advantages=advantages.values[places],
+        valid=torch.zeros_like(valid) if batch.unit.is_stand_in else valid,
+    )
+
+
+def _check_enough_valid(
+    advantages: Advantages,
+    reward: Reward,
+    min_valid_fraction: float,
+    rewarder: Rewarder,
+    processes: Processes,
+) -> None:
     valid, count = int(advantages.valid.sum()), len(advantages.valid)
     if valid >= max(1, min_valid_fraction * count):
         return
+    trouble = next(filter(None, processes.gather([rewarder.trouble])), "")
     without_nssm = int((~torch.isfinite(reward.nssm)).sum())
     without_vsm = int((~torch.isfinite(reward.vsm)).sum())
     raise ValueError(
         f"rewards: only {valid} of {count} samples have a defined reward (nSSM is undefined for "
         f"{without_nssm}, VSM for {without_vsm}), grpo.min_valid_fraction asks for "
-        f"{min_valid_fraction:g}; look at the samples, at the masks, and at reward.backbone.tau_s"
+        f"{min_valid_fraction:g}; "
+        + (trouble or "look at the samples, at the masks, and at reward.backbone.tau_s")
     )

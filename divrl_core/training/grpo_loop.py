@@ -7,25 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from ..config import TrainConfig
 from ..evaluation.heldout import selection_score
 from ..models.lora import REFERENCE, lora_state
 from ..rl.ema import ema_start, ema_update
-from .checkpoint import (
-    Tensors,
-    TrainState,
-    load_optimizer_tensors,
-)
+from .checkpoint import Tensors, TrainState
 from .data import RunData, pick_pairs
 from .encoded_pairs import EncodedPairs
 from .experience import gather_experience
 from .metrics_log import MetricsLog
-from .optimizer import learning_rate, make_optimizer
+from .optimizer import learning_rate
+from .own_reward import RewardFunction
 from .policy import Policy
+from .processes import Processes
 from .publish import Due, Publisher
-from .rewarding import Rewarder, RewardFunction
+from .rewarding import Rewarder
 from .rollout import sampling_plan
 from .run_folder import RunFolder
 from .run_under_way import RunUnderWay, TrainResult
@@ -37,8 +33,9 @@ from .start import (
     open_adapter,
     open_run_data,
     set_threads,
-    start_accelerator,
+    start_processes,
 )
+from .stepper import make_stepper
 from .train_row import train_row
 from .update import Learner
 from .watch import Warned, Watch
@@ -71,20 +68,21 @@ def train(
     """
     # The folder and its settings come first; a changed setting or a folder in use stops here.
     folder = RunFolder(Path(output))
-    accelerator = start_accelerator(config, folder.path)
-    state = folder.open(config, resume=resume)
+    processes = start_processes(config, folder.path)
+    state = processes.from_main(lambda: folder.open(config, resume=resume))
     threads = set_threads(config, state)
-    log = folder.open_log(state)
+    log = folder.open_log(state) if processes.is_main else folder.unread_log()
 
     # Prompts and references are encoded once, before the transformer is read; then the text encoders leave.
-    adapter = open_adapter(config, accelerator)
+    adapter = open_adapter(config, processes.device, is_sharded=processes.in_lockstep)
     data = data or open_run_data(config, adapter)
     rewarder = make_rewarder(config, adapter, reward)
-    encoded = encode_run(config, adapter, rewarder, data, is_quiet=not accelerator.is_main_process)
+    encoded = encode_run(config, adapter, rewarder, data, processes, folder.path)
 
     # The policy, its optimizer and its average, fresh or as the checkpoint left them.
-    policy = make_policy(config, adapter, accelerator, state)
-    run = _Run(config, folder, accelerator, data, rewarder, encoded, policy, log, threads, state)
+    policy = make_policy(config, adapter, processes, state)
+    processes.shard(adapter.transformer)
+    run = _Run(config, folder, processes, data, rewarder, encoded, policy, log, threads, state)
 
     # Publish, save, update; until done or asked to stop.
     with run.stoppable():
@@ -99,7 +97,7 @@ class _Run(RunUnderWay):
         self,
         config: TrainConfig,
         folder: RunFolder,
-        accelerator: Accelerator,
+        processes: Processes,
         data: RunData,
         rewarder: Rewarder,
         encoded: EncodedPairs,
@@ -108,25 +106,24 @@ class _Run(RunUnderWay):
         threads: int,
         state: TrainState | None,
     ) -> None:
-        super().__init__(config, folder, accelerator, log, threads)
+        super().__init__(config, folder, processes, log, threads)
         self.config, self.policy = config, policy
         self.data, self.rewarder, self.encoded = data, rewarder, encoded
 
         self.parameters = policy.parameters
-        self.optimizer = make_optimizer(config.optim, list(self.parameters.values()))
+        self.stepper = make_stepper(config.optim, self.parameters, processes)
         self.average: Tensors = ema_start(self.parameters)
         if state is not None:
-            load_optimizer_tensors(self.optimizer, self.parameters, state.optimizer)
+            self.stepper.load(state.optimizer)
             self.average = state.average
         self.start_from(state)
         self.first_update = self.update
 
         self.learner = Learner(
             policy=policy,
-            optimizer=self.optimizer,
+            stepper=self.stepper,
             config=config.grpo,
-            max_grad_norm=config.optim.max_grad_norm,
-            accelerator=accelerator,
+            processes=processes,
             after_step=self._follow,
         )
         self.watch = Watch(config, selection_score)
@@ -137,10 +134,11 @@ class _Run(RunUnderWay):
             encoded=encoded,
             rewarder=rewarder,
             data=data,
+            processes=processes,
             on_progress=self._show,
         )
         self._last_reward = ""
-        if accelerator.is_main_process:
+        if processes.is_main:
             self._start_log()
 
     def make_update(self) -> None:
@@ -159,23 +157,24 @@ class _Run(RunUnderWay):
             self.data.train,
             pairs,
             grpo,
-            self.accelerator,
+            self.processes,
             seed=run.seed,
             update=number,
-            on_progress=lambda group: self._show(f"rollout {group + 1}/{len(pairs)}"),
+            on_progress=lambda made, count: self._show(f"rollout {made + 1}/{count}"),
         )
-        if number == self.first_update:
+        self.stop_if_asked()
+        if number == self.first_update and experience.judged:
             self.learner.check_ratio_law(plan, self.encoded, experience.judged[0].batch)
 
         started = time.perf_counter()
-        self._set_learning_rate(number)
+        self.stepper.lr = learning_rate(config.optim, number)
         stats = self.learner.learn(
             plan, self.encoded, experience.judged, on_progress=lambda made: self._show("learn", made > 0)
         )
         train_seconds = time.perf_counter() - started
 
         self.update, self.is_published = number + 1, False
-        self.record(train_row(config, self.update, experience, stats, self._learning_rate, train_seconds))
+        self.record(train_row(config, self.update, experience, stats, self.stepper.lr, train_seconds))
         self._last_reward = f"reward {self.log.rows[-1]['reward']:.4f}" if self.log.rows else ""
         self.progress.update(1)
 
@@ -184,15 +183,15 @@ class _Run(RunUnderWay):
         due = Due.at(self.update, self.config.run)
         if self.is_published or not due.anything:
             return
-        if self.accelerator.is_main_process:
-            self.best, row = self.publisher.publish(self.update, self.average, self.best)
-            if row is not None:
-                self.record(row)
+        self.best, row = self.publisher.publish(self.update, self.average, self.best)
+        if row is not None:
+            self.record(row)
+        if self.processes.is_main:
             self._warn(self.watch.new_warnings(self.log.rows))
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
         self.is_published = True
         self.save()
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             self.folder.prune_loras(keep_last=self.config.run.keep_last, best=self.best)
 
     def kept_beside(self) -> dict[str, Any]:
@@ -204,14 +203,6 @@ class _Run(RunUnderWay):
     def _follow(self) -> None:
         """Let the average follow the weights, after every optimizer step."""
         self.average = ema_update(self.average, self.parameters, self.config.optim.ema_decay)
-
-    def _set_learning_rate(self, number: int) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, number)
-
-    @property
-    def _learning_rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
 
     def _show(self, phase: str, is_halfway: bool = False) -> None:
         """Not between two optimizer steps of one rollout."""

@@ -38,6 +38,11 @@ class InterruptGuard:
     ) -> None:
         self._restore()
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._is_asked
+
     def check(self) -> None:
         """Raises StopRequested when a signal has come."""
         if self._is_asked:
@@ -46,7 +51,7 @@ class InterruptGuard:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._is_asked = True
         self._restore()
-        logger.warning("stopping after this micro-batch and saving; once more to stop at once, unsaved")
+        logger.warning("stopping at the next safe place and saving; once more to stop at once, unsaved")
 
     def _restore(self) -> None:
         for name, handler in self._before.items():

@@ -2,20 +2,15 @@
 
 A picture's latent is named by its pixels, how it is framed, the panel's size, the VAE's files and the dtype; a caption
 by its text, the number of tokens, the text side's files and the dtype. So a changed picture or setting misses just its
-own entries, and runs may share a folder. Entries are files of kilobytes to a megabyte, written whole or not at all.
+own entries, and runs may share a folder.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,14 +18,10 @@ from ..models.conditioning import TextEmbeddings
 from ..models.fingerprint import component_fingerprint
 from ..models.flux import FluxAdapter
 from ..models.panels import cover, letterbox
-from .files import write_atomic_bytes
-from .model_files import length_by_header
 from .pair_set import PairSet
-
-logger = logging.getLogger("divrl")
+from .tensor_store import TensorStore
 
 VERSION = 1  # of framing and packing: raise it when either changes, and old entries are left alone
-HELD_BYTES = 1 << 29  # entries kept in memory once read; the rest is read again each time
 FRAMINGS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"target": cover, "reference": letterbox}
 
 
@@ -44,19 +35,40 @@ class PanelPicture:
     width: int
 
 
+@dataclass(frozen=True)
+class EncodingKeys:
+    """What names an encoded picture or caption, beside itself: the encoders' files, their dtype, the text's length."""
+
+    vae: str
+    text: str
+
+    @classmethod
+    def of(cls, adapter: FluxAdapter) -> EncodingKeys:
+        """The keys of an adapter's encoders."""
+        dtype = str(adapter.dtype).removeprefix("torch.")
+        text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+        return cls(
+            vae=f"{component_fingerprint(adapter.folder, 'vae')}/{dtype}",
+            text=f"{component_fingerprint(adapter.folder, *text_parts)}/{dtype}/{adapter.max_text_tokens}",
+        )
+
+    def picture(self, digest: str, role: str, height: int, width: int) -> str:
+        """The key of a picture's latent; `role`: how it was framed."""
+        return f"{VERSION}/{digest}/{role}/{height}x{width}/{self.vae}"
+
+    def caption(self, text: str) -> str:
+        """The key of a caption's embeddings."""
+        return f"{self.text}/{text}"
+
+
 class LatentCache:
     """Latents and caption embeddings of a run, in a folder."""
 
     def __init__(self, folder: Path, adapter: FluxAdapter) -> None:
         self.folder, self._adapter = folder, adapter
-        dtype = str(adapter.dtype).removeprefix("torch.")
-        self._vae = f"{component_fingerprint(adapter.folder, 'vae')}/{dtype}"
-        text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-        self._text = f"{component_fingerprint(adapter.folder, *text_parts)}/{dtype}/{adapter.max_text_tokens}"
-        self.encoders = (self._vae, self._text)
+        self._store, self._keys = TensorStore(folder), EncodingKeys.of(adapter)
+        self.encoders = (self._keys.vae, self._keys.text)
         """Names of the two encoders' files and settings."""
-        self._held: dict[Path, dict[str, Tensor]] = {}
-        self._held_bytes = 0
 
     def encode(
         self,
@@ -66,36 +78,41 @@ class LatentCache:
         *,
         is_quiet: bool = False,
         on_progress: Callable[[], None] = lambda: None,
+        part: tuple[int, int] = (0, 1),
     ) -> int:
         """Encode what is not in the folder yet, each in a batch of its own; returns how many entries were made.
 
-        `on_progress()` is called before each entry. Encoders that nothing is missing for are never loaded.
+        `on_progress()` is called before each entry. `part` (index, count): this process's share of the work, each
+        count-th entry. Encoders that nothing is missing for are never loaded.
         """
+        index, count = part
         by_path = {self.latent_path(pairs, item): item for item in dict.fromkeys(pictures)}
-        missing_pictures = [item for path, item in by_path.items() if self._is_missing(path)]
-        missing_captions = [
-            text for text in dict.fromkeys(captions) if self._is_missing(self.caption_path(text))
-        ]
+        own_pictures = list(by_path.items())[index::count]
+        own_captions = list(dict.fromkeys(captions))[index::count]
+        missing_pictures = [item for path, item in own_pictures if self._store.is_missing(path)]
+        missing_captions = [text for text in own_captions if self._store.is_missing(self.caption_path(text))]
         self._adapter.warn_of_cut_prompts(missing_captions)
         for text in tqdm(missing_captions, desc="captions", disable=is_quiet, leave=False):
             on_progress()
             encoded = self._adapter.encode_text([text], warns=False)
-            self._write(
+            self._store.write(
                 self.caption_path(text), {"prompt_embeds": encoded.prompt_embeds, "pooled": encoded.pooled}
             )
         for item in tqdm(missing_pictures, desc="latents", disable=is_quiet, leave=False):
             on_progress()
             panel = FRAMINGS[item.role](pairs.load(item.picture_id), item.height, item.width)
-            self._write(self.latent_path(pairs, item), {"tokens": self._adapter.encode_images(panel[None])})
+            self._store.write(
+                self.latent_path(pairs, item), {"tokens": self._adapter.encode_images(panel[None])}
+            )
         return len(missing_pictures) + len(missing_captions)
 
     def latent(self, pairs: PairSet, item: PanelPicture) -> Tensor:
         """Clean tokens (1, N, C) of a panel, on the CPU. Raises FileNotFoundError for one that was not encoded."""
-        return self._read(self.latent_path(pairs, item))["tokens"]
+        return self._store.read(self.latent_path(pairs, item))["tokens"]
 
     def caption(self, text: str) -> TextEmbeddings:
         """The embeddings of one caption, on the CPU. Raises FileNotFoundError for one that was not encoded."""
-        entry = self._read(self.caption_path(text))
+        entry = self._store.read(self.caption_path(text))
         return TextEmbeddings(prompt_embeds=entry["prompt_embeds"], pooled=entry["pooled"])
 
     def latent_path(self, pairs: PairSet, item: PanelPicture) -> Path:
@@ -103,51 +120,8 @@ class LatentCache:
         facts = pairs.facts(item.picture_id)
         # A picture of the panel's own size is left as it is in either role: one latent serves both.
         role = "as it is" if (facts.height, facts.width) == (item.height, item.width) else item.role
-        return self._path(
-            "latents", f"{VERSION}/{facts.digest}/{role}/{item.height}x{item.width}/{self._vae}"
-        )
+        return self._store.path("latents", self._keys.picture(facts.digest, role, item.height, item.width))
 
     def caption_path(self, text: str) -> Path:
         """The file of a caption's embeddings."""
-        return self._path("captions", f"{self._text}/{text}")
-
-    def _path(self, kind: str, key: str) -> Path:
-        name = blake2b(key.encode(), digest_size=20).hexdigest()
-        return self.folder / kind / name[:2] / f"{name}.safetensors"
-
-    def _is_missing(self, path: Path) -> bool:
-        """Whether there is no whole entry, by its header; one of the wrong length (a broken disk) is made again."""
-        if not path.is_file():
-            return True
-        if length_by_header(path) == path.stat().st_size:
-            return False
-        logger.warning("%s: a damaged entry of the cache; it is made again", path)
-        return True
-
-    def _read(self, path: Path) -> dict[str, Tensor]:
-        if path in self._held:
-            return self._held[path]
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: no longer in the cache; run again with --resume, which makes it anew"
-            )
-        try:
-            entry = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: a damaged entry of the cache ({error})") from error
-        size = sum(tensor.numel() * tensor.element_size() for tensor in entry.values())
-        if self._held_bytes + size <= HELD_BYTES:
-            self._held[path] = entry
-            self._held_bytes += size
-        return entry
-
-    def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        for name, tensor in ready.items():
-            if not torch.isfinite(tensor).all():
-                raise ValueError(
-                    f"{path.name}: the encoder gave {name} that is not finite; try model.dtype=float32"
-                )
-        self._held.pop(path, None)
-        # Not flushed to the disk one by one: an entry that a power cut leaves short is found and made again.
-        write_atomic_bytes(path, save(ready, metadata={"format": "pt"}), is_flushed=False)
+        return self._store.path("captions", self._keys.caption(text))

@@ -15,9 +15,10 @@ Row = dict[str, Any]
 class MetricsLog:
     """The rows of one run, on disk and in `rows`; each row has a `kind` ("train" or "heldout") and an `update`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_read: bool = True) -> None:
+        """`is_read`: take in what the file holds."""
         self.path = path
-        self.rows: list[Row] = read_rows(path) if path.exists() else []
+        self.rows: list[Row] = read_rows(path) if is_read and path.exists() else []
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row as one line; the line is handed to the system before the call returns."""

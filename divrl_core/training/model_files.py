@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.model_names import PIPELINES
+from ..models.tensor_headers import length_by_header as length_by_header
 
 COMPONENTS = (
     "transformer",
@@ -20,9 +21,10 @@ COMPONENTS = (
 WITH_WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 
 
-def pipeline_problems(folder: Path) -> list[str]:
+def pipeline_problems(folder: Path, *, needs_transformer: bool = True) -> list[str]:
     """What keeps the folder from being a FLUX pipeline as diffusers saves it, a line each.
 
+    `needs_transformer`: whether the transformer's weights must be there too, not its config.json alone.
     Checks the class, the components, and that every weight file is there and as long as its header says.
     """
     index = folder / "model_index.json"
@@ -40,6 +42,8 @@ def pipeline_problems(folder: Path) -> list[str]:
     for name in COMPONENTS:
         if not (folder / name).is_dir():
             problems.append(f"{folder / name}: this part of the pipeline is missing; get the model again")
+        elif name == "transformer" and not needs_transformer:
+            problems += _config_problems(folder / name)
         elif name in WITH_WEIGHTS:
             problems += _weight_problems(folder / name)
     return problems
@@ -59,8 +63,9 @@ def _weight_problems(folder: Path) -> list[str]:
     problems += [
         f"{path}: this weight file is missing; get the model again" for path in sorted(wanted - files)
     ]
-    if not files | wanted and not any(folder.glob("*.bin")):
-        problems.append(f"{folder}: no weights (*.safetensors) in it; get the model again")
+    if not files | wanted:
+        pickles = " (.bin files are pickles and are not read)" if any(folder.glob("*.bin")) else ""
+        problems.append(f"{folder}: no weights (*.safetensors) in it{pickles}; get the model again")
     for path in sorted(files):
         needed, found = length_by_header(path), path.stat().st_size
         if needed is None:
@@ -70,18 +75,11 @@ def _weight_problems(folder: Path) -> list[str]:
     return problems
 
 
-def length_by_header(path: Path) -> int | None:
-    """Length of a safetensors file by its header (8 bytes, JSON of that length, the tensors); None where it is none."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(100_000_000, path.stat().st_size):
-            return None
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            return None
-    return 8 + length + max(ends, default=0)
+def _config_problems(folder: Path) -> list[str]:
+    path = folder / "config.json"
+    if isinstance(_read_json(path), dict):
+        return []
+    return [f"{path}: needed beside model.transformer_file, and not readable as a JSON object; get it again"]
 
 
 def _read_json(path: Path) -> Any:

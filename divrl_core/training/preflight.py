@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig, TrainConfig
+from ..models.base_options import BaseOptions, offload_problem
 from ..models.hub import open_pipeline
 from ..models.lora_file import check_layout, read_lora
-from ..models.model_names import POCKET_FOLDER, POCKETS, is_hub_id
+from ..models.model_names import (
+    POCKET_FOLDER,
+    POCKET_TEXT_TO_IMAGE,
+    POCKETS,
+    TEXT_TO_IMAGE_PART,
+    is_hub_id,
+)
 from .data import DataProblems, RunData, open_data
 from .model_files import pipeline_problems
+from .reward_checks import reward_problems
 
 if TYPE_CHECKING:
     from .run_folder import RunSettings
@@ -36,7 +45,7 @@ TRACKER_PACKAGES = {
 
 
 def check(config: TrainConfig, *, is_resumed: bool = False) -> RunData:
-    """Check data, model files, LoRA and tracker without loading a model, and return the opened data.
+    """Check data, model files, LoRA, tracker and reward without loading a model, and return the opened data.
 
     All pictures are decoded once. `is_resumed`: the run goes on from a checkpoint, so run.init_lora is not needed.
     Raises ValueError with every problem found, each on a line of its own.
@@ -45,6 +54,7 @@ def check(config: TrainConfig, *, is_resumed: bool = False) -> RunData:
         *model_problems(config.model),
         *([] if is_resumed else lora_problems(config)),
         *tracker_problems(config.run.tracker),
+        *reward_problems(config.reward),
     ]
     data = None
     try:
@@ -74,12 +84,20 @@ def raise_problems(problems: Sequence[str]) -> None:
 
 
 def model_problems(config: ModelConfig) -> list[str]:
-    """What keeps model.path from being a pipeline, a line each; of a hub id nothing is known yet."""
+    """What keeps the model from being opened and held as asked, a line each; of a hub id nothing is known yet."""
+    problems = path_problems(config)
+    folder = None if problems else _transformer_folder(config.path)
+    return [*problems, *base_problems(config, folder)]
+
+
+def path_problems(config: ModelConfig) -> list[str]:
+    """What keeps model.path from being a pipeline, a line each."""
+    needs_transformer = config.transformer_file is None
     if config.path in POCKETS:
-        return pipeline_problems(POCKET_FOLDER)
+        return pipeline_problems(POCKET_FOLDER, needs_transformer=needs_transformer)
     path = Path(config.path).expanduser()
     if path.is_dir():
-        return pipeline_problems(path)
+        return pipeline_problems(path, needs_transformer=needs_transformer)
     if path.is_file() or not is_hub_id(config.path):
         return [
             f"model.path: no folder {config.path!r}; needs a FLUX pipeline's folder, a hub id "
@@ -88,13 +106,60 @@ def model_problems(config: ModelConfig) -> list[str]:
     return []
 
 
+def base_problems(config: ModelConfig, transformer: Path | None) -> list[str]:
+    """What keeps the base from being held as asked, a line each.
+
+    `transformer` is the folder with the transformer's config.json; None where it is not known yet.
+    """
+    file = None if config.transformer_file is None else Path(config.transformer_file).expanduser()
+    try:
+        options = BaseOptions(transformer_file=file, quantization=config.quantization, compile=config.compile)
+    except ValueError as error:
+        return [str(error)]
+    offload = offload_problem(
+        config.offload_blocks, gradient_checkpointing=config.gradient_checkpointing
+    ) or too_many_blocks(config.offload_blocks, transformer)
+    problems = [*options.missing_packages, *([] if offload is None else [offload])]
+    if file is not None and not problems:
+        from ..models.single_file import check_single_file  # imports diffusers
+
+        try:
+            check_single_file(file, None if transformer is None else _read_config(transformer))
+        except (FileNotFoundError, ValueError, ImportError) as error:
+            problems.append(f"model.transformer_file: {error}")
+    return problems
+
+
+def too_many_blocks(count: int, transformer: Path | None) -> str | None:
+    """Why `count` blocks cannot be offloaded, by the transformer's config.json; None where they can."""
+    if not count or transformer is None:
+        return None
+    config = _read_config(transformer)
+    held = int(config.get("num_layers", 19)) + int(config.get("num_single_layers", 38))
+    if count <= held:
+        return None
+    return f"model.offload_blocks={count}: this transformer has {held} blocks; set it to at most {held}"
+
+
+def _transformer_folder(path: str) -> Path | None:
+    if path in POCKETS:
+        return POCKET_FOLDER / (TEXT_TO_IMAGE_PART if path == POCKET_TEXT_TO_IMAGE else "transformer")
+    folder = Path(path).expanduser() / "transformer"
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _read_config(transformer: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((transformer / "config.json").read_text("utf-8"))
+    return content
+
+
 def lora_problems(config: RunSettings) -> list[str]:
     """What keeps run.init_lora from being continued, a line each: no LoRA, another rank, another layout."""
     if config.run.init_lora is None:
         return []
     try:
         lora = read_lora(Path(config.run.init_lora).expanduser(), with_weights=False)
-        layout = config.model.layout or own_layout(config.model.path)
+        layout = config.model.layout or own_layout(config.model.path, config.model.transformer_file)
         if layout is not None:
             check_layout(lora.layout, layout, str(lora.path))
     except (FileNotFoundError, ValueError) as error:
@@ -107,14 +172,15 @@ def lora_problems(config: RunSettings) -> list[str]:
     return []
 
 
-def own_layout(path: str) -> str | None:
+def own_layout(path: str, transformer_file: str | None = None) -> str | None:
     """The reference's layout that belongs to a pipeline's class; None where that is not known before a download."""
+    file = None if transformer_file is None else Path(transformer_file).expanduser()
     if path in POCKETS:
-        return open_pipeline(path).layout
+        return open_pipeline(path, transformer_file=file).layout
     folder = Path(path).expanduser()
-    if not folder.is_dir() or pipeline_problems(folder):
+    if not folder.is_dir() or pipeline_problems(folder, needs_transformer=file is None):
         return None
-    return open_pipeline(path).layout
+    return open_pipeline(path, transformer_file=file).layout
 
 
 def tracker_problems(tracker: str | None) -> list[str]:

@@ -16,6 +16,7 @@ from .data import RunData
 from .encoded_pairs import EncodedPairs
 from .files import copy_atomic, write_atomic_json
 from .policy import Policy
+from .processes import Processes
 from .rewarding import Rewarder
 from .run_folder import RunFolder
 
@@ -47,7 +48,10 @@ class Due:
 
 @dataclass(frozen=True, kw_only=True)
 class Publisher:
-    """Writes what is due; knows nothing of how the weights came about."""
+    """Writes what is due; knows nothing of how the weights came about.
+
+    Of several processes all make pictures, and the main one alone writes.
+    """
 
     config: TrainConfig
     folder: RunFolder
@@ -55,6 +59,7 @@ class Publisher:
     encoded: EncodedPairs
     rewarder: Rewarder
     data: RunData
+    processes: Processes
     on_progress: Callable[[str], None]
 
     def publish(
@@ -62,7 +67,7 @@ class Publisher:
     ) -> tuple[Best | None, dict[str, Any] | None]:
         """Write what is due at `update`. Returns the best so far, and the row of held-out measures if made."""
         due, row = Due.at(update, self.config.run), None
-        if due.lora:
+        if due.lora and self.processes.is_main:
             numbered = self.folder.write_lora(
                 self.folder.numbered_lora(update), average, self.config, layout=self.policy.adapter.layout
             )
@@ -89,9 +94,11 @@ class Publisher:
             steps=run.eval_steps,
             seed=run.seed,
             batch_size=self.config.grpo.micro_batch,
+            processes=self.processes,
             on_progress=lambda made: self.on_progress(f"held-out {made}/{run.eval_images}"),
         )
-        write_atomic_json(self.folder.heldout(update), result.as_json())
+        if self.processes.is_main:
+            write_atomic_json(self.folder.heldout(update), result.as_json())
         return dict(result.summary)
 
     def _sheet(self, update: int) -> None:
@@ -107,6 +114,7 @@ class Publisher:
             seeds=run.sample_seeds,
             steps=run.sample_steps,
             batch_size=self.config.grpo.micro_batch,
+            processes=self.processes,
             on_progress=lambda made: self.on_progress(f"sheet {made}"),
         )
 
@@ -115,5 +123,6 @@ class Publisher:
         score = selection_score(row)
         if best is not None and not score > best.score:
             return best
-        copy_atomic(self.folder.numbered_lora(update), self.folder.best_lora)
+        if self.processes.is_main:
+            copy_atomic(self.folder.numbered_lora(update), self.folder.best_lora)
         return Best(update=update, score=score if math.isfinite(score) else LEAST_SCORE)

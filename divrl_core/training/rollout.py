@@ -7,8 +7,8 @@ and finds the same number, bit for bit, until the weights move (the ratio law).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -18,8 +18,8 @@ from ..config import RolloutConfig
 from ..flow.noise import keyed_noise, keyed_seed
 from ..flow.sde import SOLVERS, Gaussian, draw, ode_step
 from ..models.conditioning import Conditioning
-from .encoded_pairs import EncodedPairs, tokens_are_finite
-from .placement import sample_parts
+from .encoded_pairs import tokens_are_finite
+from .placement import Unit
 from .policy import Policy
 from .references import PromptPair
 
@@ -64,24 +64,45 @@ class TrainedStep:
     x_next: Tensor
     log_prob: Tensor
 
+    def to(self, device: torch.device) -> TrainedStep:
+        """The same on another device."""
+        return replace(
+            self,
+            x_t=self.x_t.to(device),
+            x_next=self.x_next.to(device),
+            log_prob=self.log_prob.to(device),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
     """Samples of one pair that went through the model together, and must do so again in training.
 
-    group: number of the pair within the update. samples: numbers of the samples within the group. tokens: the clean
-    latents (B, N, C), float32.
+    unit: the number of the pair within the update, and of the samples within the group. tokens: the clean latents
+    (B, N, C), float32.
     """
 
     pair: PromptPair
-    group: int
-    samples: tuple[int, ...]
+    unit: Unit
     steps: tuple[TrainedStep, ...]
     tokens: Tensor
 
     def sample_name(self, row: int) -> str:
         """The sample in words, for errors."""
-        return f"sample {self.samples[row]} of {self.pair.group_id}"
+        return f"sample {self.unit.samples[row]} of {self.pair.group_id}"
+
+    def on_host(self) -> MicroBatch:
+        """The same in host memory, where a whole update's trajectories have room; what two steps share stays shared."""
+        moved: dict[int, Tensor] = {}
+
+        def move(tensor: Tensor) -> Tensor:
+            return moved.setdefault(id(tensor), tensor.to("cpu"))
+
+        steps = tuple(
+            replace(step, x_t=move(step.x_t), x_next=move(step.x_next), log_prob=move(step.log_prob))
+            for step in self.steps
+        )
+        return replace(self, steps=steps, tokens=move(self.tokens))
 
 
 def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, update: int) -> SamplingPlan:
@@ -99,40 +120,20 @@ def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, u
     )
 
 
-def roll_out_group(
-    policy: Policy,
-    plan: SamplingPlan,
-    encoded: EncodedPairs,
-    pair: PromptPair,
-    *,
-    group: int,
-    group_size: int,
-    micro_batch: int,
-    seed: int,
-    update: int,
-) -> Iterator[MicroBatch]:
-    """All samples of one group, at most `micro_batch` at a time, in parts of nearly equal size."""
-    conditioning = encoded.conditioning([pair])
-    for samples in sample_parts(group_size, micro_batch):
-        given = conditioning.repeat(len(samples))
-        yield roll_out(policy, plan, given, pair, group=group, samples=samples, seed=seed, update=update)
-
-
 @torch.no_grad()
 def roll_out(
     policy: Policy,
     plan: SamplingPlan,
     conditioning: Conditioning,
     pair: PromptPair,
+    unit: Unit,
     *,
-    group: int,
-    samples: tuple[int, ...],
     seed: int,
     update: int,
 ) -> MicroBatch:
     """Sample one micro-batch. All noise is keyed by (seed, update, pair, sample, step).
 
-    Raises ValueError naming the sample when a latent is not finite.
+    conditioning: of the unit's samples, one row each. Raises ValueError naming the sample when a latent is not finite.
     """
 
     def noise(step: int) -> Tensor:
@@ -146,7 +147,7 @@ def roll_out(
                 sample=sample,
                 step=step,
             )
-            for sample in samples
+            for sample in unit.samples
         ]
         return torch.stack(drawn).to(policy.device)
 
@@ -166,7 +167,7 @@ def roll_out(
             x_next = ode_step(x_t, v, t, t_next)
             x_next = x_next if step == last else x_next.to(dtype)
         x_t = x_next
-    batch = MicroBatch(pair=pair, group=group, samples=samples, steps=tuple(steps), tokens=x_t)
+    batch = MicroBatch(pair=pair, unit=unit, steps=tuple(steps), tokens=x_t)
     _check_finite(batch)
     return batch
 
@@ -176,5 +177,5 @@ def _check_finite(batch: MicroBatch) -> None:
     if broken:
         raise ValueError(
             f"rollout: the latent of {batch.sample_name(broken[0])} is not finite ({len(broken)} of "
-            f"{len(batch.samples)} in its micro-batch); {GENTLER_RUN}"
+            f"{len(batch.tokens)} in its micro-batch); {GENTLER_RUN}"
         )

@@ -74,6 +74,10 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
         return state
 
+    def unread_log(self) -> MetricsLog:
+        """The metrics of a process that writes none."""
+        return MetricsLog(self.metrics, is_read=False)
+
     def open_log(self, state: TrainState | None) -> MetricsLog:
         """The metrics, cut back to what `state` knows of; files of later updates are removed."""
         log = MetricsLog(self.metrics)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
 from ..config import to_mapping
-from .checkpoint import Best, Tensors, TrainState, optimizer_tensors, save_checkpoint
+from .checkpoint import Best, Tensors, TrainState, save_checkpoint
 from .interrupt import InterruptGuard, StopRequested
 from .metrics_log import MetricsLog, flat_numbers
+from .processes import Processes, as_lost_process
 from .run_folder import RunFolder, RunSettings
+from .stepper import Stepper
 
 logger = logging.getLogger("divrl")
 
@@ -38,7 +38,7 @@ class TrainResult:
 class RunUnderWay(ABC):
     """A run: how far it is, what it logs, how it stops. A method adds how an update is made and what is published."""
 
-    optimizer: torch.optim.Optimizer
+    stepper: Stepper
     parameters: Mapping[str, nn.Parameter]
     average: Tensors
 
@@ -46,11 +46,11 @@ class RunUnderWay(ABC):
         self,
         settings: RunSettings,
         folder: RunFolder,
-        accelerator: Accelerator,
+        processes: Processes,
         log: MetricsLog,
         threads: int,
     ) -> None:
-        self.settings, self.folder, self.accelerator = settings, folder, accelerator
+        self.settings, self.folder, self.processes = settings, folder, processes
         self.log, self.threads = log, threads
         self.update, self.is_published = 0, False
         self.best: Best | None = None
@@ -79,11 +79,11 @@ class RunUnderWay(ABC):
             initial=self.update,
             desc=self.settings.stage,
             unit="update",
-            disable=not self.accelerator.is_main_process,
+            disable=not self.processes.is_main,
         )
-        if run.tracker is not None and self.accelerator.is_main_process:
+        if run.tracker is not None and self.processes.is_main:
             flat = {key: str(value) for key, value in to_mapping(self.settings).items()}
-            self.accelerator.init_trackers("divrl", config=flat)
+            self.processes.accelerator.init_trackers("divrl", config=flat)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
@@ -93,20 +93,35 @@ class RunUnderWay(ABC):
                 yield
             except StopRequested:
                 self.save()
-                logger.warning("stopped after update %d; saved in %s", self.update, self.folder.path)
+                if self.processes.is_main:
+                    logger.warning("stopped after update %d; saved in %s", self.update, self.folder.path)
                 raise
+            except RuntimeError as error:
+                lost = as_lost_process(error) if self.processes.count > 1 else None
+                if lost is None:
+                    raise
+                raise lost from error
 
     def until_done(self) -> None:
         """Publish, update, publish, to the last update."""
         with self.progress:
             self.publish()
             while self.update < self.settings.run.updates:
+                self.stop_if_asked()
                 self.make_update()
                 self.publish()
 
+    def stop_if_asked(self) -> None:
+        """Stop here if any process was asked to; all of them come here, so that none waits for one that has left."""
+        if self.processes.any(self.guard.is_asked):
+            raise StopRequested
+
     def save(self) -> None:
         """Write the checkpoint of the last complete update; before there is an optimizer there is nothing to save."""
-        if not self.accelerator.is_main_process or not hasattr(self, "optimizer"):
+        if not hasattr(self, "stepper"):
+            return
+        optimizer = self.stepper.tensors()
+        if not self.processes.is_main:
             return
         fields: dict[str, Any] = {"kl_reference": {}, **self.kept_beside()}
         state = TrainState(
@@ -114,7 +129,7 @@ class RunUnderWay(ABC):
             is_published=self.is_published,
             parameters={name: value.detach() for name, value in self.parameters.items()},
             average=self.average,
-            optimizer=optimizer_tensors(self.optimizer, self.parameters),
+            optimizer=optimizer,
             best=self.best,
             settings=to_mapping(self.settings),
             threads=self.threads,
@@ -124,9 +139,10 @@ class RunUnderWay(ABC):
 
     def finish(self, measure: str) -> TrainResult:
         """Close the tracker, if there is one, and say where the result lies."""
-        self.accelerator.end_training()
+        self.processes.accelerator.end_training()
         best = f", best by {measure}: update {self.best.update}" if self.best else ""
-        logger.info("done: %d updates in %s%s", self.update, self.folder.path, best)
+        if self.processes.is_main:
+            logger.info("done: %d updates in %s%s", self.update, self.folder.path, best)
         return TrainResult(
             output=self.folder.path,
             updates=self.update,
@@ -136,13 +152,16 @@ class RunUnderWay(ABC):
         )
 
     def show(self, phase: str, is_halfway: bool = False) -> None:
-        """Show what is being done, and stop here if asked to, unless something is half done."""
+        """Show what is being done, and stop here if asked to, unless something is half done.
+
+        One process among several stops with the others, at the next `stop_if_asked`.
+        """
         self.progress.set_postfix_str(phase)
-        if not is_halfway:
+        if not is_halfway and self.processes.count == 1:
             self.guard.check()
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Add a row to metrics.jsonl and to the tracker."""
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             self.log.append(row)
-            self.accelerator.log(flat_numbers(row, f"{row['kind']}/"), step=row["update"])
+            self.processes.accelerator.log(flat_numbers(row, f"{row['kind']}/"), step=row["update"])

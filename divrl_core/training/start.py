@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from ..config import TrainConfig
 from ..evaluation.heldout import heldout_jobs
 from ..evaluation.sample_sheet import sheet_pairs
 from ..flow.noise import keyed_seed
-from ..models.features.base import load_backbone
+from ..models.base_options import offload_problem
 from ..models.flux import FluxAdapter
 from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state, target_modules
 from ..models.lora_apply import check_architecture, continue_from
@@ -21,19 +24,27 @@ from ..models.lora_file import check_layout, read_lora
 from .checkpoint import TrainState
 from .data import DataProblems, Reference, RunData, open_data
 from .encoded_pairs import EncodedPairs, pairs_of_run
+from .own_reward import RewardFunction
 from .policy import Policy
-from .rewarding import Rewarder, RewardFunction
+from .processes import Processes
+from .rewarding import Rewarder, open_rewarder
 from .run_folder import RunSettings
 
 logger = logging.getLogger("divrl")
 
+WAIT_MINUTES = 60  # for the slowest process: one may write sheets or read a model while the others wait
 
-def start_accelerator(config: RunSettings, output: Path) -> Accelerator:
-    """The process, its device and precision. Raises ValueError for what cannot be had here."""
+
+def start_processes(config: RunSettings, output: Path) -> Processes:
+    """This process among those of the run, its device and precision. Raises ValueError for what cannot be had here."""
     run = config.run
     try:
         accelerator = Accelerator(
-            mixed_precision=run.mixed_precision, log_with=run.tracker, project_dir=str(output)
+            cpu=not _has_accelerator(),  # or accelerate takes several processes on CPUs for one each
+            mixed_precision=run.mixed_precision,
+            log_with=run.tracker,
+            project_dir=str(output),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=WAIT_MINUTES))],
         )
     except ValueError as error:
         if "already been initialized" not in str(error):
@@ -42,12 +53,19 @@ def start_accelerator(config: RunSettings, output: Path) -> Accelerator:
             "run.mixed_precision differs from an earlier run in this process, and accelerate fixes it once: "
             "start this run in a process of its own"
         ) from error
-    if accelerator.num_processes > 1:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
         raise ValueError(
-            f"a run is one process as yet, got {accelerator.num_processes}: each would open the run folder and write "
-            "its log (several are planned); start one process, without accelerate launch or torchrun"
+            f"{started} processes were started, but accelerate knows {accelerator.num_processes}: start them by "
+            "divrl-train --processes, accelerate launch or torchrun"
         )
-    return accelerator
+    return Processes(accelerator)
+
+
+def _has_accelerator() -> bool:
+    """Whether a GPU of any maker is to be used."""
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    return not wants_cpu and torch.accelerator.is_available()
 
 
 def set_threads(config: RunSettings, state: TrainState | None) -> int:
@@ -69,23 +87,42 @@ def size_of(config: RunSettings, adapter: FluxAdapter) -> int:
     return config.model.image_size_px or adapter.default_image_size_px
 
 
-def open_adapter(config: RunSettings, accelerator: Accelerator) -> FluxAdapter:
-    """The pipeline; its parts are read when they are first needed."""
+def open_adapter(config: RunSettings, device: torch.device, *, is_sharded: bool = False) -> FluxAdapter:
+    """The pipeline; its parts are read when they are first needed. Raises ValueError for options that need another."""
     model = config.model
+    problem = offload_problem(model.offload_blocks, gradient_checkpointing=model.gradient_checkpointing)
+    if problem is not None:
+        raise ValueError(problem)
     return FluxAdapter.load(
         model.path,
         dtype=model.dtype,
-        device=accelerator.device,
+        device=device,
         revision=model.revision,
         layout=model.layout,
         max_text_tokens=model.max_text_tokens,
+        transformer_file=model.transformer_file,
+        quantization=model.quantization,
+        offload_blocks=model.offload_blocks,
+        compile=model.compile,
+        vae_tiling=model.vae_tiling,
+        is_sharded=is_sharded,
     )
 
 
+def cache_folder(config: RunSettings, folder: Path) -> Path:
+    """Where encoded pictures and captions lie: run.cache, else cache/ in the run's folder."""
+    return Path(config.run.cache).expanduser() if config.run.cache else folder / "cache"
+
+
 def encode_run(
-    config: TrainConfig, adapter: FluxAdapter, rewarder: Rewarder, data: RunData, *, is_quiet: bool
+    config: TrainConfig,
+    adapter: FluxAdapter,
+    rewarder: Rewarder,
+    data: RunData,
+    processes: Processes,
+    folder: Path,
 ) -> EncodedPairs:
-    """Everything the run will show the model, encoded; the text encoders are freed.
+    """Everything the run will show the model, encoded into the cache; the text encoders are freed.
 
     Raises one ValueError naming every reference whose object is too small for the reward.
     """
@@ -100,7 +137,9 @@ def encode_run(
         *(job.pair for job in heldout_jobs(data.held_out.pairs, run.eval_images, seed=run.seed)),
         *sheet_pairs(data.held_out.pairs, run.sample_references),
     ]
-    encoded = EncodedPairs(adapter, size_of(config, adapter))
+    encoded = EncodedPairs(
+        adapter, size_of(config, adapter), folder=cache_folder(config, folder), processes=processes
+    )
     problems: list[str] = []
 
     def prepare(reference_id: str, reference: Reference) -> None:
@@ -110,7 +149,8 @@ def encode_run(
             problems.append(str(error))
 
     for references, pairs in ((data.train, trained), (data.held_out, held_out)):
-        encoded.encode(references, pairs, also=prepare, is_quiet=is_quiet)
+        encoded.encode(references, pairs, also=prepare, is_quiet=not processes.is_main)
+    problems = list(dict.fromkeys(processes.gather(problems)))
     if problems:
         raise DataProblems(problems)
     encoded.finish()
@@ -118,13 +158,14 @@ def encode_run(
 
 
 def make_rewarder(config: TrainConfig, adapter: FluxAdapter, function: RewardFunction | None) -> Rewarder:
-    """The reward with its backbone, on the model's device."""
-    backbone = load_backbone(config.reward.backbone, device=adapter.device)
-    return Rewarder(config.reward, backbone, size_px=size_of(config, adapter), function=function)
+    """The reward with its backbone, on reward.device; `function` stands in place of the one the settings name."""
+    return open_rewarder(
+        config.reward, size_px=size_of(config, adapter), model_device=adapter.device, function=function
+    )
 
 
 def make_policy(
-    config: TrainConfig, adapter: FluxAdapter, accelerator: Accelerator, state: TrainState | None
+    config: TrainConfig, adapter: FluxAdapter, processes: Processes, state: TrainState | None
 ) -> Policy:
     """The transformer with its LoRA: fresh from the seed, from run.init_lora, or as `state` left it."""
     transformer = adapter.transformer
@@ -141,7 +182,7 @@ def make_policy(
         adapter=adapter,
         size_px=size_of(config, adapter),
         guidance=config.model.guidance_scale,
-        autocast=accelerator.autocast,
+        autocast=processes.autocast,
         kl_reference=config.grpo.kl_reference,
     )
 

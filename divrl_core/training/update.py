@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..config import GrpoConfig
 from ..models.conditioning import Conditioning
 from ..rl.grpo import clipped_policy_loss, gaussian_kl, velocity_kl
 from .encoded_pairs import EncodedPairs
+from .placement import share_of
 from .policy import Policy
+from .processes import Processes
 from .rollout import GENTLER_RUN, MicroBatch, SamplingPlan, TrainedStep
+from .stepper import Stepper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,19 @@ class LossSums:
     kl: float = 0.0
 
     def add(self, ratio: Tensor, clipped: Tensor, kl: Tensor | None) -> None:
+        if not ratio.numel():
+            return
         self.count += ratio.numel()
         self.ratio += ratio.double().sum().item()
         self.deviation = max(self.deviation, (ratio - 1).abs().max().item())
         self.clipped += clipped.sum().item()
         self.kl += 0.0 if kl is None else kl.detach().double().sum().item()
+
+    def over(self, processes: Processes) -> LossSums:
+        """The sums of all processes together."""
+        sums = torch.tensor([self.count, self.ratio, self.clipped, self.kl], dtype=torch.float64)
+        count, ratio, clipped, kl = processes.sum(sums).tolist()
+        return LossSums(int(count), ratio, processes.max(self.deviation), clipped, kl)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +87,9 @@ class Learner:
     """Makes optimizer steps from judged micro-batches. `after_step` is called after each (the average follows it)."""
 
     policy: Policy
-    optimizer: torch.optim.Optimizer
+    stepper: Stepper
     config: GrpoConfig
-    max_grad_norm: float
-    accelerator: Accelerator
+    processes: Processes
     after_step: Callable[[], None]
     parameters: Mapping[str, nn.Parameter] = field(init=False)
 
@@ -90,21 +99,23 @@ class Learner:
     def check_ratio_law(self, plan: SamplingPlan, encoded: EncodedPairs, batch: MicroBatch) -> None:
         """Recompute a fresh rollout's log-probabilities as training will: they must be equal, bit for bit.
 
-        Raises ValueError with the step and the size of the difference.
+        Compiled blocks may differ in the last bits with and without gradient: there `|ratio - 1|` may be a tenth of the
+        clip range. Raises ValueError with the step, the size of the difference and what to change.
         """
-        conditioning = encoded.conditioning([batch.pair]).repeat(len(batch.samples))
-        for step in batch.steps:
+        is_compiled = self.policy.adapter.base.compile
+        allowed = self.config.clip_range / 10 if is_compiled else 0.0
+        conditioning = encoded.conditioning([batch.pair]).repeat(len(batch.unit.samples))
+        for kept in batch.steps:
+            step = kept.to(self.policy.device)
             with torch.enable_grad():
                 v = self.policy.velocity(step.x_t, plan.times[step.step], conditioning)
             log_prob = plan.log_prob(step.x_next, plan.gaussian(step.x_t, v.detach(), step.step))
-            if not torch.equal(log_prob, step.log_prob):
-                off = (log_prob - step.log_prob).abs().max().item()
-                raise ValueError(
-                    f"ratio law: before any update the policy ratio must be exactly 1, but at step {step.step} of "
-                    f"{batch.pair.group_id} the log-probability differs by {off:.3g} between rollout and training; "
-                    "start a new run with model.gradient_checkpointing=false, with model.dtype=float32 or with "
-                    "another grpo.micro_batch"
-                )
+            if torch.equal(log_prob, step.log_prob):
+                continue
+            off = (log_prob - step.log_prob).double().abs().max().item()
+            if not off <= math.log1p(allowed):  # also where it is NaN
+                where = f"at step {step.step} of {batch.pair.group_id}"
+                raise ValueError(_ratio_law_broken(where, off, allowed))
 
     def learn(
         self,
@@ -116,27 +127,30 @@ class Learner:
     ) -> UpdateStats:
         """Make the update's optimizer steps, each from an equal share of the groups, in order.
 
+        In lockstep every micro-batch is gone through, so that all processes make equally many forwards.
         `on_progress(optimizer_steps_made)` is called before each micro-batch. Raises ValueError when a loss or a
         gradient is not finite.
         """
         sums, norm, rms, made = LossSums(), math.nan, math.nan, 0
         for part in self._shares(judged):
-            self.optimizer.zero_grad(set_to_none=True)
-            valid_count = self._over_processes(sum(int(item.valid.sum()) for item in part))
-            taught = 0
-            for item in part:
-                on_progress(made)
-                if not item.valid.any() or (self.config.kl_weight == 0 and not item.teaches):
-                    continue
-                taught += 1
-                self._backward(plan, encoded, item, valid_count, sums)
-            if not self._over_processes(taught):
+            self.stepper.zero_grad()
+            valid_count = max(1, self._sum(sum(int(item.valid.sum()) for item in part)))
+            wants = [self._teaches(item) for item in part]
+            if not self.processes.any(any(wants)):
                 continue
-            norm, rms = self._clipped_gradient()
-            self.optimizer.step()
+            with self.stepper.accumulating():
+                for item, is_wanted in zip(part, wants, strict=True):
+                    on_progress(made)
+                    if is_wanted or self.processes.in_lockstep:
+                        self._backward(plan, encoded, item, valid_count, sums)
+            norm = self.stepper.step()
+            if not math.isfinite(norm):
+                raise ValueError(f"update: the gradient is not finite; {GENTLER_RUN}")
+            rms = norm / math.sqrt(sum(parameter.numel() for parameter in self.parameters.values()))
             self.after_step()
             made += 1
-        self.optimizer.zero_grad(set_to_none=True)
+        self.stepper.zero_grad()
+        sums = sums.over(self.processes)
         seen = sums.count or math.nan
         return UpdateStats(
             ratio_mean=sums.ratio / seen,
@@ -149,27 +163,31 @@ class Learner:
         )
 
     def _shares(self, judged: Sequence[Judged]) -> list[list[Judged]]:
-        """The micro-batches split by whole groups into as many shares as optimizer steps are wanted."""
-        groups = list(dict.fromkeys(item.batch.group for item in judged))
-        count = min(self.config.optimizer_steps_per_rollout, len(groups))
-        share_of = {group: place * count // len(groups) for place, group in enumerate(groups)}
-        return [[item for item in judged if share_of[item.batch.group] == share] for share in range(count)]
+        """The micro-batches by the optimizer step that learns from their group."""
+        config = self.config
+        count = min(config.optimizer_steps_per_rollout, config.groups_per_update)
+        shares: list[list[Judged]] = [[] for _ in range(count)]
+        for item in judged:
+            shares[share_of(item.batch.unit.group, config.groups_per_update, count)].append(item)
+        return shares
 
     def _backward(
         self, plan: SamplingPlan, encoded: EncodedPairs, item: Judged, valid_count: int, sums: LossSums
     ) -> None:
         """Add one micro-batch's gradient, a trained step at a time, so that one step's activations are held."""
         batch = item.batch
-        conditioning = encoded.conditioning([batch.pair]).repeat(len(batch.samples))
-        rows = item.valid.nonzero().flatten()
-        for step in batch.steps:
+        conditioning = encoded.conditioning([batch.pair]).repeat(len(batch.unit.samples))
+        advantages = item.advantages.to(self.policy.device)
+        rows = item.valid.nonzero().flatten().to(self.policy.device)
+        for kept in batch.steps:
+            step = kept.to(self.policy.device)
             v = self.policy.velocity(step.x_t, plan.times[step.step], conditioning)
             gaussian = plan.gaussian(step.x_t, v, step.step)
             log_prob = plan.log_prob(step.x_next, gaussian)
             term = clipped_policy_loss(
                 log_prob[rows],
                 step.log_prob[rows],
-                item.advantages[rows],
+                advantages[rows],
                 clip_range=self.config.clip_range,
             )
             kl = self._kl(plan, step, v, conditioning)
@@ -178,7 +196,7 @@ class Learner:
             if kl is not None:
                 _check_finite("KL", kl[rows], batch, rows)
             sums.add(term.ratio, term.clipped, None if kl is None else kl[rows])
-            self.accelerator.backward(losses.sum() / (valid_count * len(batch.steps)))
+            self.stepper.backward(losses.sum() / (valid_count * len(batch.steps)))
 
     def _kl(
         self, plan: SamplingPlan, step: TrainedStep, v: Tensor, conditioning: Conditioning
@@ -192,24 +210,27 @@ class Learner:
         there = plan.gaussian(step.x_t, v_reference, step.step)
         return gaussian_kl(here.mean, there.mean, here.std)
 
-    def _clipped_gradient(self) -> tuple[float, float]:
-        """Sum the gradient over processes and clip it; its norm and RMS before that."""
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if self.accelerator.num_processes > 1:
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")  # type: ignore[assignment]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm).item()
-        if not math.isfinite(norm):
-            raise ValueError(f"update: the gradient is not finite; {GENTLER_RUN}")
-        count = sum(parameter.numel() for parameter in self.parameters.values())
-        return norm, norm / math.sqrt(count)
+    def _teaches(self, item: Judged) -> bool:
+        """Whether anything can be learned from a micro-batch."""
+        return bool(item.valid.any()) and (self.config.kl_weight > 0 or item.teaches)
 
-    def _over_processes(self, number: int) -> int:
-        if self.accelerator.num_processes == 1:
-            return number
-        total = self.accelerator.reduce(torch.tensor(number, device=self.policy.device), reduction="sum")
-        return int(total)  # type: ignore[arg-type]
+    def _sum(self, number: int) -> int:
+        return int(self.processes.sum(torch.tensor(float(number))))
+
+
+def _ratio_law_broken(where: str, off: float, allowed: float) -> str:
+    law = (
+        f"must be 1 to within {allowed:.3g} (a tenth of grpo.clip_range)" if allowed else "must be exactly 1"
+    )
+    change = (
+        "model.compile=false"
+        if allowed
+        else "model.gradient_checkpointing=false, with model.dtype=float32 or with another grpo.micro_batch"
+    )
+    return (
+        f"ratio law: before any update the policy ratio {law}, but {where} the log-probability differs by {off:.3g} "
+        f"between rollout and training; start a new run with {change}"
+    )
 
 
 def _check_finite(term: str, values: Tensor, batch: MicroBatch, rows: Tensor) -> None:

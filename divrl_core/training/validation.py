@@ -17,6 +17,8 @@ from .cfm_batches import SizedPair
 from .cfm_step import FlowBatch, flow_batch, flow_losses
 from .latent_cache import LatentCache
 from .pair_set import PairSet
+from .placement import turns
+from .processes import Processes
 
 SEED = 0  # of the noise: the same in every run, so that runs of different seeds compare
 
@@ -31,20 +33,28 @@ def validate(
     *,
     update: int,
     autocast: Callable[[], AbstractContextManager[None]],
+    processes: Processes | None = None,
     on_progress: Callable[[int], None] = lambda made: None,
 ) -> dict[str, Any]:
     """The row of held-out measures: the masked loss with its standard error over pairs, and by time.
 
     Each pair is validated alone, with its first caption and its reference, at all of run.validation_times at once; the
-    loss is always the masked one, whatever is trained. `on_progress(pairs_done)` is called before each.
+    loss is always the masked one, whatever is trained. Of several processes each takes its share of the pairs, and all
+    get the whole. `on_progress(pairs_done)` is called before each.
     """
     times = config.run.validation_times
-    losses = torch.empty(len(pairs), len(times), dtype=torch.float64)
-    for row, item in enumerate(pairs):
+    losses = torch.zeros(len(pairs), len(times), dtype=torch.float64)
+    mine = turns(len(pairs), 0, 1)
+    if processes is not None:
+        mine = turns(len(pairs), processes.index, processes.count, in_lockstep=processes.in_lockstep)
+    for row, is_stand_in in mine:
         on_progress(row)
-        batch = _batch(item, times, source, cache, adapter)
+        batch = _batch(pairs[row], times, source, cache, adapter)
         each = flow_losses(adapter, batch, guidance=config.model.guidance_scale, autocast=autocast)
-        losses[row] = each.double().cpu()
+        if not is_stand_in:
+            losses[row] = each.double().cpu()
+    if processes is not None:
+        losses = processes.sum(losses)
     per_pair = losses.mean(dim=1)
     if not bool(torch.isfinite(losses).all()):
         broken = pairs[int((~torch.isfinite(per_pair)).nonzero()[0])].pair.pair_id

@@ -92,7 +92,7 @@ def without(name: str) -> Callable[[Path], None]:
         (without("transformer"), r"incomplete: transformer/ lacks config.json; download or save"),
         (
             without("transformer/diffusion_pytorch_model.safetensors"),
-            r"incomplete: transformer/ lacks \*.safetensors or \*.bin",
+            r"incomplete: transformer/ lacks \*.safetensors",
         ),
         (without("tokenizer_2/tokenizer.json"), "tokenizer_2/ lacks tokenizer.json or spiece.model"),
         (without("scheduler/scheduler_config.json"), "scheduler/ lacks scheduler_config.json"),
@@ -244,13 +244,15 @@ def server(copy: Path) -> Iterator[Hub]:
         thread.join()
 
 
-def ask(path: str, cache: Path, revision: str | None = None, **environment: str) -> str:
+ASK = (
+    "import sys; from divrl_core.models.hub import open_pipeline\n"
+    "try: print(open_pipeline(sys.argv[1], sys.argv[2] or None).path)\n"
+    "except (ValueError, FileNotFoundError) as error: print(type(error).__name__, error)\n"
+)
+
+
+def ask(path: str, cache: Path, revision: str | None = None, program: str = ASK, **environment: str) -> str:
     """What `open_pipeline` answers in a fresh process: its folder, or the error's class and words."""
-    program = (
-        "import sys; from divrl_core.models.hub import open_pipeline\n"
-        "try: print(open_pipeline(sys.argv[1], sys.argv[2] or None).path)\n"
-        "except (ValueError, FileNotFoundError) as error: print(type(error).__name__, error)\n"
-    )
     clean = {
         k: v
         for k, v in os.environ.items()
@@ -276,6 +278,26 @@ def test_a_hub_model_is_downloaded_without_the_single_file_beside_it(server: Hub
     assert not any("flux1-kontext-dev" in path for path in server.asked)
     offline = ask("owner/tiny", tmp_path / "cache", HF_HUB_OFFLINE="1")
     assert Path(offline) == folder
+
+
+def test_beside_a_transformer_file_the_transformers_weights_are_not_downloaded(
+    server: Hub, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from pathlib import Path; from divrl_core.models.hub import open_pipeline\n"
+        "print(open_pipeline('owner/tiny', transformer_file=Path('mine.safetensors')).path)\n"
+    )
+    folder = Path(ask("", tmp_path / "cache", program=program, HF_ENDPOINT=server.address))
+    assert {path.name for path in (folder / "transformer").iterdir()} == {"config.json"}
+    assert list((folder / "text_encoder_2").glob("*.safetensors"))
+    assert not any("transformer/diffusion" in path for path in server.asked)
+
+
+def test_pickles_are_not_downloaded(server: Hub, tmp_path: Path) -> None:
+    (server.folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"not looked at")
+    folder = Path(ask("owner/tiny", tmp_path / "cache", HF_ENDPOINT=server.address))
+    assert not list(folder.rglob("*.bin"))
+    assert not any(path.endswith(".bin") for path in server.asked)
 
 
 def test_a_wrong_model_is_refused_before_its_weights_are_downloaded(server: Hub, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import FluxTransformer2DModel
 
 from divrl_core.models.flux import FluxAdapter
@@ -23,6 +24,7 @@ from divrl_core.training.cfm_publish import CfmPublisher
 from divrl_core.training.checkpoint import latest_checkpoint, load_checkpoint
 from divrl_core.training.latent_cache import LatentCache
 from divrl_core.training.pair_data import CfmData
+from divrl_core.training.processes import Processes
 from divrl_core.training.run_folder import RunFolder
 
 from .tiny_cfm import CAPTIONS, SIZE_PX, tiny_cfm, toy_data, toy_pairs
@@ -232,6 +234,7 @@ def test_the_sheet_shows_one_subject_a_row_before_it_shows_one_twice(
         held_out=held_out,
         sized=sized_pairs(held_out, SIZE_PX, aspect_buckets=True),
         autocast=nullcontext,
+        processes=Processes(Accelerator()),
         on_progress=lambda phase: None,
     )
     assert [item.pair.pair_id for item in publisher.sheet_pairs()] == ["a", "c", "b"]

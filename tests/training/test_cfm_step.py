@@ -14,7 +14,7 @@ from torch import Tensor
 
 from divrl_core.config_cfm import ObjectiveConfig
 from divrl_core.models.flux import FluxAdapter
-from divrl_core.training.cfm_batches import SizedPair, sized_pairs
+from divrl_core.training.cfm_batches import BatchPart, SizedPair, sized_pairs
 from divrl_core.training.cfm_step import FlowBatch, draw_batch, flow_loss, flow_losses
 from divrl_core.training.latent_cache import LatentCache
 from divrl_core.training.pair_set import PairSet
@@ -57,7 +57,14 @@ def draw(
     **objective: Any,
 ) -> FlowBatch:
     config = ObjectiveConfig(**{"caption_dropout": 0.0, **objective})
-    return draw_batch(pairs, number, source=source, cache=cache, adapter=adapter, config=config, seed=seed)
+    return draw_batch(
+        BatchPart(number, 0, tuple(pairs)),
+        source=source,
+        cache=cache,
+        adapter=adapter,
+        config=config,
+        seed=seed,
+    )
 
 
 def loss_of(adapter: FluxAdapter, batch: FlowBatch) -> Tensor:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,9 @@ from torch import Tensor
 from divrl_core.config import RewardConfig, TrainConfig
 from divrl_core.models.features.base import load_backbone
 from divrl_core.models.lora_file import read_lora
-from divrl_core.rewards.gate import Reward
-from divrl_core.rewards.score import Scores
 from divrl_core.training.checkpoint import latest_checkpoint, load_checkpoint
 from divrl_core.training.grpo_loop import train
-from divrl_core.training.rewarding import brightness_reward
+from divrl_core.training.references import Reference
 
 from .tiny_run import brighter_pipeline, rows_of, tiny_config, toy_data
 
@@ -43,10 +40,13 @@ def unbroken(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def darkness(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
+def brightness(pictures: Tensor, reference: Reference, prompt: str) -> Tensor:
+    return pictures.mean(dim=(1, 2, 3))
+
+
+def darkness(pictures: Tensor, reference: Reference, prompt: str) -> Tensor:
     """Brightness with its sign turned: within a group its advantages are brightness's, times -1."""
-    reward = brightness_reward(images, scores, config, gate)
-    return Reward(-reward.total, reward.nssm, reward.vsm, reward.gap)
+    return -brightness(pictures, reference, prompt)
 
 
 def brightness_gain(pipeline: Path, output: Path, sign: int) -> float:
@@ -57,10 +57,10 @@ def brightness_gain(pipeline: Path, output: Path, sign: int) -> float:
         grpo={"group_size": 8, "micro_batch": 8},
         run={"updates": 10, "eval_every_updates": 10, "save_every_updates": 10},
     )
-    train(config, output, data=toy_data(), reward=brightness_reward if sign > 0 else darkness)
-    brightness = [sign * row["reward"] for row in rows_of(output)]
-    assert len(brightness) == 10
-    return sum(brightness[-3:]) / 3 - sum(brightness[:3]) / 3
+    train(config, output, data=toy_data(), reward=brightness if sign > 0 else darkness)
+    means = [sign * row["reward"] for row in rows_of(output)]
+    assert len(means) == 10
+    return sum(means[-3:]) / 3 - sum(means[:3]) / 3
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -254,22 +254,20 @@ def test_suppress_starts_from_the_lora_it_is_given(pipeline: Path, unbroken: Pat
 
 
 def test_too_few_defined_rewards_stop_the_run_with_their_number(pipeline: Path, tmp_path: Path) -> None:
-    def often_undefined(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-        reward = brightness_reward(images, scores, config, gate)
-        total = reward.total.clone()
+    def often_undefined(pictures: Tensor, reference: Reference, prompt: str) -> Tensor:
+        total = brightness(pictures, reference, prompt)
         total[1:] = torch.nan
-        return replace(reward, total=total)
+        return total
 
     with pytest.raises(ValueError, match=r"only 4 of 12 samples have a defined reward"):
         train(tiny_config(pipeline), tmp_path / "run", data=toy_data(), reward=often_undefined)
 
 
 def test_a_few_undefined_rewards_are_counted_and_left_out(pipeline: Path, tmp_path: Path) -> None:
-    def first_undefined(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-        reward = brightness_reward(images, scores, config, gate)
-        total = reward.total.clone()
+    def first_undefined(pictures: Tensor, reference: Reference, prompt: str) -> Tensor:
+        total = brightness(pictures, reference, prompt)
         total[0] = torch.nan
-        return replace(reward, total=total)
+        return total
 
     output = tmp_path / "run"
     train(tiny_config(pipeline, run={"updates": 1}), output, data=toy_data(), reward=first_undefined)
@@ -279,9 +277,8 @@ def test_a_few_undefined_rewards_are_counted_and_left_out(pipeline: Path, tmp_pa
 
 
 def test_rewards_that_never_vary_are_warned_of_once(pipeline: Path, tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
-    def constant(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-        reward = brightness_reward(images, scores, config, gate)
-        return replace(reward, total=torch.full_like(reward.total, 0.5))
+    def constant(pictures: Tensor, reference: Reference, prompt: str) -> Tensor:
+        return torch.full((len(pictures),), 0.5)
 
     output = tmp_path / "run"
     train(tiny_config(pipeline), output, data=toy_data(), reward=constant)
@@ -296,9 +293,8 @@ def test_rewards_that_never_vary_are_warned_of_once(pipeline: Path, tmp_path: Pa
 def test_a_resumed_run_gives_the_warnings_that_its_log_lacks_and_repeats_none(
     pipeline: Path, tmp_path: Path
 ) -> None:
-    def constant(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-        reward = brightness_reward(images, scores, config, gate)
-        return replace(reward, total=torch.full_like(reward.total, 0.5))
+    def constant(pictures: Tensor, reference: Reference, prompt: str) -> Tensor:
+        return torch.full((len(pictures),), 0.5)
 
     def warned_of(output: Path) -> int:
         return sum("do not vary" in row["message"] for row in rows_of(output, "warning"))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from divrl_core.config import RewardConfig
 from divrl_core.models.features.base import Backbone, load_backbone
-from divrl_core.rewards.gate import Reward
 from divrl_core.rewards.score import Scores
 from divrl_core.training.references import PromptPair, Reference
 from divrl_core.training.rewarding import REWARDS, Rewarder
@@ -19,6 +16,7 @@ from .tiny_run import ToyReferences
 
 SIZE_PX = 64
 REFERENCES = ToyReferences(("ant", "bee"))
+ANT = REFERENCES.pairs[0]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def scores(nssm: list[float], vsm: list[float]) -> Scores:
 
 
 def test_the_reference_itself_has_no_structural_difference_and_full_identity(backbone: Backbone) -> None:
-    reward = rewarder(backbone, "nssm").reward(pictures(), REFERENCES, "ant")
+    reward = rewarder(backbone, "nssm").reward(pictures(), REFERENCES, ANT)
     assert reward.nssm[0] == pytest.approx(0, abs=1e-5) and reward.vsm[0] == 1
     assert (reward.nssm[1:] > 0.05).all()
     assert torch.equal(reward.total, reward.nssm)
@@ -80,7 +78,9 @@ def test_the_gate_is_the_settings_own_or_else_the_backbones(backbone: Backbone) 
 
 def test_brightness_is_the_mean_pixel_and_measures_nothing_else(backbone: Backbone) -> None:
     images = torch.stack([torch.full((3, 8, 8), 0.25), torch.full((3, 8, 8), 0.75)])
-    reward = rewarder(backbone, "brightness").reward(images, REFERENCES, "no such reference is looked at")
+    reward = rewarder(backbone, "brightness").reward(
+        images, REFERENCES, PromptPair("x#0", "no such reference is looked at", "")
+    )
     assert reward.total.tolist() == [0.25, 0.75]
     assert reward.nssm.isnan().all() and reward.vsm.isnan().all()
 
@@ -93,13 +93,9 @@ def test_a_reward_that_needs_an_undefined_score_is_undefined_and_not_zero(kind: 
 
 
 def test_an_infinite_reward_is_an_error_that_names_the_term(backbone: Backbone) -> None:
-    def runaway(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-        reward = REWARDS["brightness"](images, scores, config, gate)
-        return replace(reward, total=reward.total / 0)
-
-    ours = Rewarder(RewardConfig(kind="brightness"), backbone, size_px=SIZE_PX, function=runaway)
+    ours = rewarder(backbone, "gated", penalty_weight=1e39, gate=1.0)
     with pytest.raises(ValueError, match="total of a picture of ant is infinite"):
-        ours.reward(pictures(), REFERENCES, "ant")
+        ours.reward(pictures(), REFERENCES, ANT)
 
 
 class CountingReferences:
@@ -122,7 +118,7 @@ class CountingReferences:
 def test_a_reference_is_encoded_once_for_all_its_pictures(backbone: Backbone) -> None:
     references, ours = CountingReferences(), rewarder(backbone, "nssm")
     for _ in range(3):
-        ours.reward(pictures(), references, "ant")
+        ours.reward(pictures(), references, ANT)
     assert references.loads == 1
 
 

@@ -11,21 +11,25 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from divrl_core.config import GrpoConfig, RolloutConfig, TrainConfig
+from divrl_core.config import GrpoConfig, OptimConfig, RolloutConfig, TrainConfig
 from divrl_core.flow.sde import ode_step
 from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.lora import add_lora, load_lora_state, lora_state
 from divrl_core.settings import list_settings
 from divrl_core.training.encoded_pairs import EncodedPairs, pairs_of_run
 from divrl_core.training.pair_order import pick_pairs
+from divrl_core.training.placement import units_of_process
 from divrl_core.training.policy import Policy
-from divrl_core.training.rollout import MicroBatch, SamplingPlan, roll_out_group, sampling_plan
+from divrl_core.training.processes import Processes
+from divrl_core.training.rollout import MicroBatch, SamplingPlan, roll_out, sampling_plan
+from divrl_core.training.stepper import Stepper
 from divrl_core.training.update import Judged, Learner, UpdateStats
 
 from .tiny_run import SIZE_PX, ToyReferences
 
 REFERENCES = ToyReferences(("ant", "bee"))
 PAIR = REFERENCES.pairs[0]
+STILL = OptimConfig(lr=1e-60, weight_decay=0.0, max_grad_norm=1e30)  # a step that moves no weight
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +63,19 @@ def plan_of(policy: Policy, **changes: object) -> SamplingPlan:
 def rolled_out(
     policy: Policy, plan: SamplingPlan, encoded: EncodedPairs, *, micro_batch: int = 2, update: int = 0
 ) -> list[MicroBatch]:
-    batches = roll_out_group(
-        policy, plan, encoded, PAIR, group=0, group_size=4, micro_batch=micro_batch, seed=0, update=update
-    )
-    return list(batches)
+    units = units_of_process(0, 1, groups=1, group_size=4, micro_batch=micro_batch)
+    given = encoded.conditioning([PAIR]).repeat(micro_batch)
+    return [roll_out(policy, plan, given, PAIR, unit, seed=0, update=update) for unit in units]
 
 
 def learner(policy: Policy, **changes: object) -> Learner:
     config = GrpoConfig(**{"group_size": 4, "micro_batch": 2, "groups_per_update": 2, **changes})  # type: ignore[arg-type]
+    processes = Processes(Accelerator())
     return Learner(
         policy=policy,
-        optimizer=torch.optim.SGD(policy.parameters.values(), lr=0.0),
+        stepper=Stepper(STILL, policy.parameters, processes),
         config=config,
-        max_grad_norm=math.inf,
-        accelerator=Accelerator(),
+        processes=processes,
         after_step=lambda: None,
     )
 
@@ -87,7 +90,7 @@ def gradient(
     def take(*_: object) -> None:
         seen.update({name: weight.grad.clone() for name, weight in policy.parameters.items()})  # type: ignore[union-attr]
 
-    learn.optimizer.register_step_pre_hook(take)
+    learn.stepper.optimizer.register_step_pre_hook(take)
     stats = learn.learn(plan, encoded, judged, on_progress=lambda made: None)
     return seen, stats
 
@@ -203,7 +206,7 @@ def test_weights_lent_for_an_evaluation_are_given_back_bit_for_bit(policy: Polic
 def judge(batches: list[MicroBatch], advantages: list[float], valid: list[bool]) -> list[Judged]:
     judged, start = [], 0
     for batch in batches:
-        rows = slice(start, start + len(batch.samples))
+        rows = slice(start, start + len(batch.unit.samples))
         start = rows.stop
         judged.append(
             Judged(batch=batch, advantages=torch.tensor(advantages[rows]), valid=torch.tensor(valid[rows]))
@@ -274,3 +277,14 @@ def test_the_pairs_of_a_run_are_those_that_its_updates_pick() -> None:
     picked = {pair for update in range(4) for pair in pick_pairs(pairs, 3, seed=5, update=update)}
     assert set(pairs_of_run(pairs, groups_per_update=3, updates=4, seed=5)) == picked
     assert set(pairs_of_run(pairs, groups_per_update=3, updates=7, seed=5)) == set(pairs)
+
+
+def test_trajectories_on_the_host_are_the_same_and_hold_a_latent_once(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    batch = rolled_out(policy, plan_of(policy), encoded)[0]
+    kept = batch.on_host()
+    for step, before in zip(kept.steps, batch.steps, strict=True):
+        assert step.x_t.device.type == "cpu"
+        assert torch.equal(step.x_t, before.x_t) and torch.equal(step.x_next, before.x_next)
+    assert kept.steps[0].x_next is kept.steps[1].x_t

@@ -1,0 +1,108 @@
+"""What the reward pays for held-out pictures: by a formula of their nSSM and VSM, or as a function or a server says.
+
+A function or a server that judges pictures alone is asked as they are made. One that judges groups is asked when all
+are made: the held-out pictures of one (reference, prompt) pair are its group, as many as run.eval_images makes of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..config import RewardConfig
+from ..rewards.gate import linear_reward, suppress_reward
+from ..rewards.score import Scores
+from ..training.processes import Processes
+from ..training.references import PromptPair, ReferenceSet
+from ..training.reward_wire import from_eight_bit, to_eight_bit
+from ..training.rewarding import Rewarder
+from .generate import PictureJob
+
+if TYPE_CHECKING:
+    from .heldout import SampleScore
+
+logger = logging.getLogger("divrl")
+
+
+def pointwise_rewards(
+    jobs: Sequence[PictureJob],
+    pictures: Tensor,
+    rewarder: Rewarder,
+    references: ReferenceSet,
+    scores: Scores,
+) -> list[float]:
+    """What is paid for each of the pictures (B, 3, H, W), whose scores are known; NaN = undefined."""
+    paid = [0.0] * len(jobs)
+    for pair, rows in _rows_of_pairs(jobs).items():
+        own = Scores(scores.nssm[rows], scores.vsm[rows], scores.kept_count[rows])
+        totals = rewarder.pay(pictures[rows], references, pair, own).total.tolist()
+        for row, total in zip(rows, totals, strict=True):
+            paid[row] = total
+    return paid
+
+
+class HeldOutGroups:
+    """The pictures of an evaluation until all are made, in 8 bits on the CPU."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, Tensor]] = []
+
+    def keep(self, places: Sequence[int], pictures: Tensor) -> None:
+        """Keep pictures (B, 3, H, W) at these places among the evaluation's jobs."""
+        self._kept += zip(places, to_eight_bit(pictures), strict=True)
+
+    def rewards(
+        self,
+        jobs: Sequence[PictureJob],
+        rewarder: Rewarder,
+        references: ReferenceSet,
+        processes: Processes | None,
+    ) -> list[float]:
+        """What is paid for each job's picture, group by group; of several processes each asks for its share."""
+        kept = self._kept if processes is None else processes.gather(self._kept)
+        pictures = dict(kept)
+        groups = list(_rows_of_pairs(jobs).items())
+        index, count = (0, 1) if processes is None else (processes.index, processes.count)
+        if index == 0 and max(len(rows) for _, rows in groups) == 1:
+            logger.warning(
+                "held-out: the reward judges groups, but no (reference, prompt) pair has two held-out pictures; for "
+                "two of each set run.eval_images=%d",
+                2 * len(references.pairs),
+            )
+        paid: list[tuple[int, float]] = []
+        for pair, rows in groups[index::count]:
+            group = from_eight_bit(torch.stack([pictures[row] for row in rows]))
+            paid += zip(rows, rewarder.reward(group, references, pair).total.tolist(), strict=True)
+        return [total for _, total in sorted(paid if processes is None else processes.gather(paid))]
+
+
+def rewards_of(reward: RewardConfig, samples: Sequence[SampleScore], gate: float) -> list[float]:
+    """What the reward pays for each picture, as it was paid or by the rewards' own formulas; NaN where undefined."""
+    paid = [sample.reward for sample in samples if sample.reward is not None]
+    if samples and len(paid) == len(samples):
+        return paid
+    nssm, vsm = (
+        torch.tensor([getattr(sample, name) for sample in samples], dtype=torch.float64)
+        for name in ("nssm", "vsm")
+    )
+    match reward.kind:
+        case "gated":
+            total = suppress_reward(nssm, vsm, gate=gate, penalty_weight=reward.penalty_weight).total
+        case "linear":
+            total = linear_reward(nssm, vsm, vsm_weight=reward.vsm_weight).total
+        case kind:
+            total = vsm if kind == "vsm" else nssm
+    values: list[float] = total.tolist()
+    return values
+
+
+def _rows_of_pairs(jobs: Sequence[PictureJob]) -> dict[PromptPair, list[int]]:
+    rows: dict[PromptPair, list[int]] = defaultdict(list)
+    for row, job in enumerate(jobs):
+        rows[job.pair].append(row)
+    return rows
