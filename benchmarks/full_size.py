@@ -293,9 +293,11 @@ def ratio_deviation(policy: Policy, plan: Any, pairs: Any, batch: MicroBatch) ->
 
 
 def planned(case: Case) -> dict[str, int]:
-    """What `divrl-train plan` says of the case: bytes on the device by phase."""
-    phases: dict[str, int] = plan_run(case.config()).as_json()["memory"]["device_by_phase"]
-    return phases
+    """What `divrl-train plan` says of the case: bytes on the device by phase, of what is there in these measurements."""
+    parts = plan_run(case.config()).as_json()["memory"]["parts"]
+    absent = ("VAE", "reward backbone", "reference features")
+    there = [part["bytes"] for part in parts if part["place"] == "device" and part["name"] not in absent]
+    return {phase: sum(sizes.get(phase, 0) for sizes in there) for phase in ("sample", "train")}
 
 
 def table(path: Path) -> Iterator[str]:
@@ -312,7 +314,7 @@ def table(path: Path) -> Iterator[str]:
         phases, size = planned(case), case.group_size
         numbers = [
             row["base_bytes"] / GIB,
-            phases["rollout"] / GIB,
+            phases["sample"] / GIB,
             row["rollout_peak"] / GIB,
             phases["train"] / GIB,
             row["train_peak"] / GIB,

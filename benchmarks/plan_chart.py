@@ -32,6 +32,7 @@ SHOWN = {
     "gradients": ("gradients", "#b5534f"),
     "optimizer": ("optimizer", "#7d4f73"),
     "activations": ("activations", "#5f9467"),
+    "kept by packed layers": ("activations", "#5f9467"),
     "working memory": ("working memory", "#a9c9a4"),
 }
 OTHER = ("VAE, reward", "#9aa0a6")

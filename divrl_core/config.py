@@ -310,6 +310,16 @@ class TrainConfig(Settings):
             lines.append(
                 "data.source is pocket, the toy world, but the model is of the hub: name your pictures in data.source"
             )
+        if self.model.dtype == "bfloat16" and self.run.mixed_precision == "no":
+            lines.append(
+                "run.mixed_precision is no: the LoRA's products are made in float32, on a GPU a quarter slower in all; "
+                "take bf16"
+            )
+        if self.model.quantization == "int8" and self.model.gradient_checkpointing:
+            lines.append(
+                "model.quantization=int8: bitsandbytes keeps inputs that gradient checkpointing does not free; "
+                "torchao_int8 and nf4 take far less memory in training"
+            )
         if self.optim.name == "prodigy" and self.optim.lr < 0.1:
             lines.append(
                 f"optim.lr multiplies the rate that prodigy finds: {self.optim.lr:g} is small, take 1"

@@ -43,7 +43,7 @@ FROM_EXPLORE = "(explore's LoRA)"  # stands for the file that suppress will go o
     "--rate",
     metavar="TFLOPS",
     kind=click.FLOAT,
-    absent="40% of the card's peak, an assumption",
+    absent="30% of the card's peak, as one H200 reached",
     help="A measured rate, in TFLOP a second.",
 )
 @flag("--json", "Print everything as JSON: bytes, TFLOP, seconds.")

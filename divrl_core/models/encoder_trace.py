@@ -189,7 +189,7 @@ def _text_peak(encoder: nn.Module, length: int) -> int:
 
 
 def _live(module: nn.Module, run: Callable[[], Any], device: DeviceKind) -> LiveTensors:
-    kernels = PlannedKernels(device, "math" if device == "cpu" else "auto")
+    kernels = PlannedKernels(device, "auto")
     with torch.no_grad(), kernels, LiveTensors([*module.parameters(), *module.buffers()]) as live:
         run()
     return live

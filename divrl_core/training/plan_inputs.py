@@ -8,6 +8,7 @@ import torch
 
 from ..config import TrainConfig
 from ..config_cfm import CfmConfig
+from ..models.attention import kernel_name
 from ..models.encoder_trace import VaeShape, vae_shape
 from ..models.layout import NO_REFERENCE
 from ..models.pipeline_config import PipelineConfig
@@ -97,6 +98,6 @@ class Workload:
             text_tokens=self.text_tokens,
             autocast=config.run.mixed_precision == "bf16",
             device=self.device,
-            attention="math" if self.device == "cpu" else "auto",
+            attention=kernel_name(None, self.device, self.dtype),
             keeps_inputs=config.model.quantization == "int8",
         )

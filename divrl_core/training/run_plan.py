@@ -115,7 +115,7 @@ def plan_run(
         card: the card of each process; None: no verdict, and no time without a rate.
         processes: None: as many as the card's count says, else 1.
         is_sharded: FSDP2 over the processes: each holds its share of the base.
-        rate_tflops: a measured rate; None: a share of the card's peak, which is an assumption.
+        rate_tflops: a measured rate; None: a share of the card's peak.
         counts: "prompts" and "references" of the data, where they are known.
         pipeline: the model's configuration; None: read from model.path.
 

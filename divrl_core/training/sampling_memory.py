@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..models.attention import kernel_name
 from ..models.base_bytes import base_bytes
 from ..models.encoder_trace import text_encoder_size, vae_size
 from ..models.layout import NO_REFERENCE
@@ -61,7 +62,7 @@ def sampling_memory(
             image_tokens=tokens,
             text_tokens=text_tokens,
             device=device,
-            attention="math" if device == "cpu" else "auto",
+            attention=kernel_name(None, device, dtype),
         )
     )
     base = base_bytes(transformer_on_meta(config, dtype), dtype, "none").total

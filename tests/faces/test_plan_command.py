@@ -82,7 +82,7 @@ def test_the_plan_is_a_table_that_a_terminal_can_show() -> None:
     ):
         assert any(line.strip().startswith(part) for line in lines), part
     assert any(line.startswith("24GB: fits") for line in lines)
-    assert any("an assumption" in line for line in lines)
+    assert any("as an H200 reached" in line for line in lines)
 
 
 def test_the_plan_as_json_adds_up() -> None:
