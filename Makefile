@@ -57,6 +57,9 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/nssm.py
 	$(BIN)/python benchmarks/cfm.py
+	$(BIN)/python benchmarks/grpo.py
+	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/best_of_n.py --groups 10 --lora divrl-pocket-suppress.safetensors
 
 clean:

@@ -166,7 +166,8 @@ class _Probe(TorchFunctionMode):
     ) -> BlockAttention:
         """From q and k, (B, H, L + N + M, D) each; the arguments are those of scaled_dot_product_attention."""
         count, known = key.shape[-2], self.text_count + self.target_count
-        if query.shape[-2] != count or count <= known:
+        asks_target_alone = query.shape[-2] == self.target_count  # the last block (last_block.py)
+        if not (query.shape[-2] == count or asks_target_alone) or count <= known:
             raise ValueError(
                 f"attention_probe: {block} has {query.shape[-2]} queries and {count} keys; a prompt of "
                 f"{self.text_count} tokens, a target of {self.target_count} and a reference need more than {known}"
@@ -177,7 +178,8 @@ class _Probe(TorchFunctionMode):
             )
         with torch.autocast(query.device.type, enabled=False):
             factor = query.shape[-1] ** -0.5 if scale is None else scale
-            scores_BHQK = query[..., self.rows, :].float() @ key.float().transpose(-2, -1) * factor
+            rows = [row - self.text_count for row in self.rows] if asks_target_alone else self.rows
+            scores_BHQK = query[..., rows, :].float() @ key.float().transpose(-2, -1) * factor
             attention_BHQK = scores_BHQK.softmax(dim=-1)
         if not attention_BHQK.isfinite().all():
             raise ValueError(f"attention_probe: the attention of {block} is not finite")

@@ -17,7 +17,10 @@ def component_fingerprint(folder: PipelineFolder, *components: str) -> str:
     """
     digest = blake2b(digest_size=16)
     for component in components:
-        for path in sorted(path for path in folder.part(component).rglob("*") if path.is_file()):
+        files = [path for path in folder.part(component).rglob("*") if path.is_file()]
+        if component == "transformer" and folder.transformer_file is not None:
+            files.append(folder.transformer_file)
+        for path in sorted(files):
             size = path.stat().st_size
             digest.update(f"{component}/{path.name}:{size};".encode())
             _add_blocks(digest, path, size)

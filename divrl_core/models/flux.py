@@ -21,6 +21,7 @@ from .conditioning import Conditioning, TextEmbeddings
 from .flux_inputs import check_batch, model_time
 from .flux_parts import FluxParts
 from .hub import open_pipeline
+from .last_block import answer_for
 from .layout import NO_REFERENCE, Canvas, canvas, text_ids
 from .single_file import check_single_file
 from .transformer_load import transformer_config
@@ -155,7 +156,9 @@ class FluxAdapter(FluxParts):
         Returns:
             (B, N, C), float32: the target's part of the prediction alone.
         """
-        _, prediction = self.canvas_velocity(x_t, t, conditioning, target_ids, guidance)
+        check_batch(x_t, conditioning, target_ids)
+        answer_for(self.transformer, x_t.shape[1])
+        _, prediction = self._predict(x_t, t, conditioning, target_ids, guidance)
         return prediction[:, : x_t.shape[1]]  # a mask would make a GPU wait for its count
 
     def canvas_velocity(
@@ -167,6 +170,12 @@ class FluxAdapter(FluxParts):
         them bit for bit.
         """
         check_batch(x_t, conditioning, target_ids)
+        answer_for(self.transformer, None)
+        return self._predict(x_t, t, conditioning, target_ids, guidance)
+
+    def _predict(
+        self, x_t: Tensor, t: float | Tensor, conditioning: Conditioning, target_ids: Tensor, guidance: float
+    ) -> tuple[Canvas, Tensor]:
         whole = canvas(
             x_t.to(self.dtype),
             target_ids,

@@ -1,6 +1,7 @@
 """A small model of the real thing for traces: the transformer of a configuration with its LoRA, without memory.
 
-Blocks of a kind are alike but for the first, whose inputs need no gradient; so two of each kind stand for all.
+Blocks of a kind are alike but for the first, whose inputs need no gradient, and the last single one, which answers for
+the target alone; so two double and three single ones stand for all.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .fake_modules import as_fake, fake_tensors, on_meta
+from .last_block import answer_for, prepare_last_block
 from .lora import POLICY, inject_adapter, target_modules
 from .planned_kernels import DeviceKind
 
-TRACED_BLOCKS = 2
+TRACED_BLOCKS = 2, 3
 Depth = tuple[int, int]
 """Numbers of double and single blocks."""
 
@@ -43,6 +45,8 @@ class TraceRequest:
     """bfloat16 autocast."""
     device: DeviceKind = "cuda"
     attention: str = "auto"
+    target_tokens: int | None = None
+    """Of the image tokens, those that an answer is wanted for; None: all (last_block.py)."""
     keeps_inputs: bool = False
     """bitsandbytes' 8-bit layers keep their input until the backward pass."""
 
@@ -79,12 +83,14 @@ def depth_of(config: str) -> Depth:
 def traced_depth(config: str) -> Depth:
     """The depth that is run: the model's own where it is not deeper."""
     double, single = depth_of(config)
-    return min(TRACED_BLOCKS, double), min(TRACED_BLOCKS, single)
+    return min(TRACED_BLOCKS[0], double), min(TRACED_BLOCKS[1], single)
 
 
 def with_lora(request: TraceRequest, depth: Depth) -> nn.Module:
     """The model at that depth with its LoRA, on the meta device."""
     model = transformer_on_meta(request.config, request.dtype, depth=depth)
+    prepare_last_block(model)
+    answer_for(model, request.target_tokens)
     names = "|".join(map(re.escape, target_modules(model, request.lora_targets)))
     with torch.device("meta"):
         inject_adapter(model, POLICY, rank=request.lora_rank, alpha=1.0, pattern=names)

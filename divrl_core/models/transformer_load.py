@@ -13,6 +13,7 @@ from torch import nn
 from .base_options import BaseOptions
 from .components import load_module, quiet
 from .hub import PipelineFolder
+from .last_block import LastBlock, prepare_last_block
 from .offload import offload_blocks
 from .quantized import hold_quantized, try_kind
 from .single_file import load_single_file
@@ -39,6 +40,7 @@ def load_transformer(
     passes_host = options.quantization != "none" or options.offload_blocks > 0 or options.is_sharded
     first = torch.device("cpu") if passes_host else device
     transformer = _read(folder, dtype=dtype, device=first)
+    prepare_last_block(transformer)
     if options.quantization != "none":
         hold_quantized(transformer, options.quantization, dtype=dtype, device=device)
     if options.offload_blocks:
@@ -51,6 +53,9 @@ def load_transformer(
 def compile_blocks(transformer: nn.Module, backend: str = COMPILE_BACKEND) -> None:
     """Compile each repeated block, when it is first called, with the LoRA it then holds (diffusers' regional one)."""
     transformer.compile_repeated_blocks(backend=backend)  # type: ignore[operator]
+    for block in transformer.modules():
+        if isinstance(block, LastBlock):  # diffusers knows its repeated blocks by the class's name
+            block.compile(backend=backend)
 
 
 def transformer_config(folder: PipelineFolder) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a FLUX transformer with its LoRA keeps and needs in training and sampling: the real model, run without memory.
 
-Blocks of a kind are alike but for the first, whose inputs need no gradient: a model of at most two blocks of each kind
-is run, and the others are added as copies of the second. What is counted is told in `TransformerTrace`.
+Blocks of a kind are alike but for the first and the last (traced_model.py): a model of at most two double and three
+single blocks is run, and the others are added as copies of the second. What is counted is told in `TransformerTrace`.
 """
 
 from __future__ import annotations

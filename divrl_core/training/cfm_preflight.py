@@ -52,7 +52,9 @@ def size_of_lora(config: CfmConfig) -> LoraSize | None:
         return None
     from ..models.lora_size import lora_size, transformer_on_meta  # imports diffusers
 
-    transformer = transformer_on_meta(open_pipeline(config.model.path).part("transformer"))
+    file = config.model.transformer_file
+    folder = open_pipeline(config.model.path, transformer_file=Path(file).expanduser() if file else None)
+    transformer = transformer_on_meta(folder.part("transformer"))
     size = lora_size(transformer, config.lora.targets, config.lora.rank)
     if not size.linears:
         raise ValueError(f"lora.targets={config.lora.targets!r} matches no linear layer of this transformer")

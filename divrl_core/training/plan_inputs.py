@@ -96,6 +96,7 @@ class Workload:
             batch=batch,
             image_tokens=self.image_tokens,
             text_tokens=self.text_tokens,
+            target_tokens=None if self.is_cfm else self.target_tokens,
             autocast=config.run.mixed_precision == "bf16",
             device=self.device,
             attention=kernel_name(None, self.device, self.dtype),

@@ -61,6 +61,7 @@ def sampling_memory(
             batch=1,
             image_tokens=tokens,
             text_tokens=text_tokens,
+            target_tokens=(size_px[0] // token_px) * (size_px[1] // token_px),
             device=device,
             attention=kernel_name(None, device, dtype),
         )

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from divrl_core.models.flux import FluxAdapter
+from divrl_core.models.last_block import prepare_last_block
 from divrl_core.models.live_tensors import LiveTensors
 from divrl_core.models.lora import add_lora, lora_parameters
 from divrl_core.models.lora_numbers import lora_numbers
@@ -69,6 +70,7 @@ def request(adapter: FluxAdapter, batch: int, **changed: Any) -> TraceRequest:
         "batch": batch,
         "image_tokens": 2 * adapter.token_count(SIZE_PX, SIZE_PX),
         "text_tokens": adapter.max_text_tokens,
+        "target_tokens": adapter.token_count(SIZE_PX, SIZE_PX),
         "device": "cpu",
         "attention": "math",
     }
@@ -111,7 +113,7 @@ def test_each_attention_kernel_keeps_what_it_keeps(tiny_pipeline: Path) -> None:
     planned = trace_transformer(request(math, 3, attention="auto")).saved
     assert planned == pytest.approx(really_saved(flash, 3).total, rel=0.02)
     many = {
-        name: trace_transformer(request(math, 3, attention=name, image_tokens=1024)).saved
+        name: trace_transformer(request(math, 3, attention=name, image_tokens=1024, target_tokens=None)).saved
         for name in ("math", "auto")
     }
     weights = 3 * (1024 + math.max_text_tokens) ** 2 * 4  # of one head in each of the two blocks
@@ -121,6 +123,7 @@ def test_each_attention_kernel_keeps_what_it_keeps(tiny_pipeline: Path) -> None:
 def test_blocks_that_were_not_run_count_like_the_second_of_their_kind(tiny_pipeline: Path) -> None:
     adapter = real_adapter(tiny_pipeline, "float32")
     adapter.transformer = build_transformer(seed=0, heads=1, double_blocks=4, single_blocks=5)
+    prepare_last_block(adapter.transformer)
     add_lora(adapter.transformer, RANK, 8.0, "attention+ffn", seed=0)
     saved = really_saved(adapter, 2)
     planned = trace_transformer(request(adapter, 2))
@@ -165,6 +168,7 @@ def test_a_live_storage_is_counted_from_birth_to_death() -> None:
 def test_operations_agree_with_torch_on_the_real_model(tiny_pipeline: Path) -> None:
     adapter = real_adapter(tiny_pipeline, "float32")
     adapter.transformer = build_transformer(seed=0, heads=1, double_blocks=3, single_blocks=4)
+    prepare_last_block(adapter.transformer)
     add_lora(adapter.transformer, RANK, 8.0, "attention+ffn", seed=0)
     given = adapter.encode(["a toy fox"], torch.rand(1, 3, SIZE_PX, SIZE_PX))
     x_t, ids = torch.randn(1, *adapter.latent_shape(SIZE_PX, SIZE_PX)), adapter.target_ids(SIZE_PX, SIZE_PX)
