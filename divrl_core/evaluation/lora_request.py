@@ -35,7 +35,9 @@ def open_model(
         revision=revision,
         layout=layout_of(layout, lora),
         max_text_tokens=trained_with(lora, "max_text_tokens"),
-        transformer_file=trained_with(lora, "transformer_file") if trained_with(lora, "path") == model else None,
+        transformer_file=trained_with(lora, "transformer_file")
+        if trained_with(lora, "path") == model
+        else None,
     )
 
 
