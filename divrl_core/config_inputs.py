@@ -86,7 +86,7 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"model.quantization={self.quantization} needs model.dtype=bfloat16 or float32, got float16"
             )
-        if (self.transformer_file or "").endswith(".gguf") and self.quantization != "none":
+        if (self.transformer_file or "").lower().endswith(".gguf") and self.quantization != "none":
             raise ValueError(
                 f"model.quantization={self.quantization} says nothing of a .gguf file, which is quantised already; "
                 "take model.quantization=none"

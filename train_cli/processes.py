@@ -89,17 +89,19 @@ def run_in_processes(arguments: Sequence[str], count: int, *, is_sharded: bool, 
 
     `go_on`: the command that resumes the run, named when a process is lost.
     """
-    with tempfile.TemporaryDirectory(prefix="divrl-") as folder:
-        workers = _start(arguments, count, Path(folder), is_sharded)
-        with _Signals(workers):
-            try:
-                ended_badly = _wait(workers)
-            finally:
-                _stop(workers)
+    workers: list[Worker] = []
+    with tempfile.TemporaryDirectory(prefix="divrl-") as folder, _Signals(workers):
+        try:
+            _start(workers, arguments, count, Path(folder), is_sharded)
+            ended_badly = _wait(workers)
+        finally:
+            _stop(workers)
         return _verdict(workers, ended_badly, go_on)
 
 
-def _start(arguments: Sequence[str], count: int, folder: Path, is_sharded: bool) -> list[Worker]:
+def _start(
+    workers: list[Worker], arguments: Sequence[str], count: int, folder: Path, is_sharded: bool
+) -> None:
     shared = {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
@@ -116,7 +118,6 @@ def _start(arguments: Sequence[str], count: int, folder: Path, is_sharded: bool)
         "from train_cli.main import cli; cli(prog_name='divrl-train')",
         *arguments,
     ]
-    workers = []
     for rank in range(count):
         error_file, log = folder / f"error-{rank}", folder / f"log-{rank}" if rank else None
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), ERROR_FILE: str(error_file)}
@@ -133,7 +134,6 @@ def _start(arguments: Sequence[str], count: int, folder: Path, is_sharded: bool)
             if stream is not None:
                 stream.close()
         workers.append(Worker(rank, process, error_file, log))
-    return workers
 
 
 def _cpu_if_alone() -> dict[str, str]:
@@ -149,14 +149,14 @@ def _free_port() -> int:
 
 
 class _Signals:
-    """Inside this block Ctrl-C is left to the workers, who get it too, and a polite kill is handed on to them."""
+    """Inside this block Ctrl-C and polite kills are handed on to the workers, who may have got them too."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
 
     def __enter__(self) -> None:
         self._before = {
-            signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
+            signal.SIGINT: signal.signal(signal.SIGINT, self._hand_on),
             signal.SIGTERM: signal.signal(signal.SIGTERM, self._hand_on),
         }
 
@@ -171,14 +171,33 @@ class _Signals:
 
 
 def _wait(workers: Sequence[Worker]) -> list[Worker]:
-    """Wait until all have ended well, or one has not: those that have not by themselves."""
+    """Wait until all have ended, well or interrupted, or one has not: those that ended badly by themselves.
+
+    After Ctrl-C the main process may save for minutes; it is given all the time it takes.
+    """
+    told = [0] * len(workers)
     while True:
-        if any(worker.process.poll() not in (None, 0) for worker in workers):
+        _tell_warnings(workers, told)
+        if any(worker.process.poll() not in (None, 0, INTERRUPTED) for worker in workers):
             time.sleep(NOTICE_SECONDS)
-            return [worker for worker in workers if worker.process.poll() not in (None, 0)]
-        if all(worker.process.poll() == 0 for worker in workers):
+            return [worker for worker in workers if worker.process.poll() not in (None, 0, INTERRUPTED)]
+        if all(worker.process.poll() is not None for worker in workers):
             return []
         time.sleep(0.1)
+
+
+def _tell_warnings(workers: Sequence[Worker], told: list[int]) -> None:
+    """Hand on the warnings of the workers whose output goes to a file; `told`: how far each file was read."""
+    for place, worker in enumerate(workers):
+        if worker.log is None or not worker.log.is_file():
+            continue
+        with worker.log.open("rb") as stream:
+            stream.seek(told[place])
+            whole, _, _ = stream.read().rpartition(b"\n")
+        told[place] += len(whole) + 1 if whole else 0
+        for line in whole.decode("utf-8", errors="replace").splitlines():
+            if line.startswith("warning: "):
+                click.echo(f"process {worker.rank}: {line}", err=True)
 
 
 def _stop(workers: Sequence[Worker]) -> None:
@@ -202,15 +221,14 @@ def _stop(workers: Sequence[Worker]) -> None:
 
 def _verdict(workers: Sequence[Worker], ended_badly: Sequence[Worker], go_on: str) -> int:
     """Say once what went wrong, and give the exit code."""
-    if not ended_badly:
-        return 0
-    if all(worker.process.returncode in (0, INTERRUPTED) for worker in workers):
-        return INTERRUPTED  # the main process has named the command that goes on
-    lines = [_line(worker.error_file) for worker in workers]
-    told = list(dict.fromkeys(line for line in lines if line and IS_LOST not in line))
-    for line in told:
+    if not ended_badly:  # interrupted: the main process has named the command that goes on
+        return INTERRUPTED if any(worker.process.returncode for worker in workers) else 0
+    lines = [line for line in dict.fromkeys(_line(worker.error_file) for worker in workers) if line]
+    told = [line for line in lines if IS_LOST not in line]
+    is_killed = any(worker.process.returncode < 0 for worker in ended_badly)
+    for line in told or ([] if is_killed else lines):
         click.echo(line, err=True)
-    if not told:
+    if not told and (is_killed or not lines):
         causes = [worker for worker in ended_badly if not _line(worker.error_file)]
         click.echo(_loss((causes or ended_badly)[0], len(workers), go_on), err=True)
     return 2

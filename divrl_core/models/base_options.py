@@ -49,6 +49,15 @@ class BaseOptions:
             )
         if self.offload_blocks < 0:
             raise ValueError(f"model.offload_blocks must be at least 0, got {self.offload_blocks}")
+        is_packed = self.transformer_file is not None and self.transformer_file.suffix.lower() == ".gguf"
+        if is_packed and (self.is_sharded or self.offload_blocks):
+            other = (
+                "spread over processes" if self.is_sharded else f"offloaded ({self.offload_blocks} blocks)"
+            )
+            raise ValueError(
+                f"model.transformer_file={self.transformer_file} is a quantised base, which cannot be {other} too: "
+                "take one of the two"
+            )
         if self.is_sharded and (self.quantization != "none" or self.offload_blocks):
             name = "quantization" if self.quantization != "none" else "offload_blocks"
             raise ValueError(

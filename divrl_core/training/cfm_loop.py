@@ -64,7 +64,7 @@ def train_cfm(
     """
     folder = RunFolder(Path(output))
     processes = start_processes(config, folder.path)
-    state = processes.from_main(lambda: folder.open(config, resume=resume))
+    state = folder.open_together(config, processes, resume=resume)
     threads = set_threads(config, state)
     log = folder.open_log(state) if processes.is_main else folder.unread_log()
     data = data or open_pairs(config.data, seed=config.run.seed)

@@ -69,7 +69,7 @@ def train(
     # The folder and its settings come first; a changed setting or a folder in use stops here.
     folder = RunFolder(Path(output))
     processes = start_processes(config, folder.path)
-    state = processes.from_main(lambda: folder.open(config, resume=resume))
+    state = folder.open_together(config, processes, resume=resume)
     threads = set_threads(config, state)
     log = folder.open_log(state) if processes.is_main else folder.unread_log()
 
@@ -83,6 +83,7 @@ def train(
     policy = make_policy(config, adapter, processes, state)
     processes.shard(adapter.transformer)
     run = _Run(config, folder, processes, data, rewarder, encoded, policy, log, threads, state)
+    state = None  # its tensors are the run's now: no second copy is kept
 
     # Publish, save, update; until done or asked to stop.
     with run.stoppable():

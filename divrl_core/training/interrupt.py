@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -20,11 +22,13 @@ class StopRequested(KeyboardInterrupt):
 class InterruptGuard:
     """Inside this block SIGINT and SIGTERM are only noted; `check` raises StopRequested at the next safe place.
 
-    A second signal acts at once, as if the guard were not there. Outside the main thread, where signals cannot be
-    caught, the guard does nothing.
+    A second signal acts at once, as if the guard were not there, but within `echo_s` of the first: of several processes
+    each may get one signal from the terminal and again from the process that started it. Outside the main thread, where
+    signals cannot be caught, the guard does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, echo_s: float = 0.0) -> None:
+        self._echo_s, self._asked_at = echo_s, -math.inf
         self._before: dict[signal.Signals, Any] = {}
         self._is_asked = False
 
@@ -49,8 +53,14 @@ class InterruptGuard:
             raise StopRequested
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._is_asked = True
-        self._restore()
+        if self._is_asked:
+            if time.monotonic() - self._asked_at > self._echo_s:
+                self._restore()
+                signal.raise_signal(number)
+            return
+        self._is_asked, self._asked_at = True, time.monotonic()
+        if not self._echo_s:
+            self._restore()
         logger.warning("stopping at the next safe place and saving; once more to stop at once, unsaved")
 
     def _restore(self) -> None:

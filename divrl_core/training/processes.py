@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -30,10 +31,9 @@ _SIGNS_OF_LOSS = (
     "Broken pipe",
     "Socket Timeout",
     "Timed out waiting",
-    "timed out",
-    "NCCL",
-    "gloo",
     "Connection was likely closed",
+    "NCCL communicator was aborted",
+    "remote process exited or there was a network error",
 )
 
 
@@ -51,7 +51,7 @@ class Processes:
         self.is_main: bool = accelerator.is_main_process
         # On this machine: what one of its processes writes to a disk, the others can read.
         self.local_index = accelerator.local_process_index
-        self.local_count = int(os.environ.get("LOCAL_WORLD_SIZE", self.count)) if self.count > 1 else 1
+        self.local_count = self.gather([platform.node()]).count(platform.node())
         self._sharding = _sharding_plugin(accelerator) if self.count > 1 else None
 
     @property

@@ -18,6 +18,7 @@ from ..models.lora_export import export_lora
 from .checkpoint import Best, TrainState, check_same_settings, latest_checkpoint, load_checkpoint
 from .files import copy_atomic, write_atomic_text
 from .metrics_log import MetricsLog
+from .processes import Processes
 
 logger = logging.getLogger("divrl")
 
@@ -73,6 +74,25 @@ class RunFolder:
         for folder in (self._lora, self.path / "samples", self.path / "heldout"):
             folder.mkdir(parents=True, exist_ok=True)
         return state
+
+    def open_together(self, config: RunSettings, processes: Processes, *, resume: bool) -> TrainState | None:
+        """`open`, of several processes: the main one looks and writes, and each reads the checkpoint itself.
+
+        Raises FileNotFoundError where the main process found a checkpoint that another one cannot read.
+        """
+        if processes.count == 1:
+            return self.open(config, resume=resume)
+        own: list[TrainState | None] = [None]
+
+        def look() -> str | None:
+            own[0] = self.open(config, resume=resume)
+            latest = latest_checkpoint(self.checkpoints) if own[0] is not None else None
+            return None if latest is None else str(latest)
+
+        found = processes.from_main(look)
+        if processes.is_main or found is None:
+            return own[0]
+        return load_checkpoint(Path(found))
 
     def unread_log(self) -> MetricsLog:
         """The metrics of a process that writes none."""

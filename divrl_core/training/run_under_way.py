@@ -23,6 +23,10 @@ from .stepper import Stepper
 
 logger = logging.getLogger("divrl")
 
+ECHO_S = (
+    2.0  # in which a second signal is the first one again, handed on by the process that started this one
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -88,11 +92,12 @@ class RunUnderWay(ABC):
     @contextmanager
     def stoppable(self) -> Iterator[None]:
         """Inside this block a signal stops the run at the next safe place, saved."""
-        with InterruptGuard() as self.guard:
+        with InterruptGuard(echo_s=ECHO_S if self.processes.count > 1 else 0.0) as self.guard:
             try:
                 yield
             except StopRequested:
                 self.save()
+                self.processes.wait()
                 if self.processes.is_main:
                     logger.warning("stopped after update %d; saved in %s", self.update, self.folder.path)
                 raise
