@@ -51,6 +51,7 @@ from cfm_steps import (
 )
 from nssm import CLOCKS, peak_bytes
 from peft import LoraConfig
+from run_options import clock_option
 from torch import nn
 
 from divrl_core.config_cfm import CfmConfig, ObjectiveConfig
@@ -215,13 +216,7 @@ def table_rows(model: str, batch: int, names: Iterable[str], costs: Sequence[Cos
     metavar="DOUBLE SINGLE",
     help="Its blocks (FLUX.1 has 19 and 38).",
 )
-@click.option(
-    "--clock",
-    type=click.Choice(sorted(CLOCKS)),
-    default="wall",
-    show_default=True,
-    help="cpu: processor time of this process, for a machine that has other work.",
-)
+@clock_option(*CLOCKS)
 @click.option("--quick", is_flag=True, help="At most 3 repeats.")
 def main(
     threads: int,

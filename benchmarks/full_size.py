@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,16 +25,11 @@ from typing import Any
 import click
 import torch
 from accelerate import Accelerator
+from full_size_cases import CASES, Case, Measured, line, table
 from full_size_model import TEXT_TOKENS, RandomPairs, fill, random_transformer, write_configs
 
 from divrl_core.config import (
-    GrpoConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
     RewardConfig,
-    RunConfig,
-    TrainConfig,
 )
 from divrl_core.models.base_options import BaseOptions
 from divrl_core.models.features.base import load_backbone
@@ -50,65 +45,10 @@ from divrl_core.training.policy import Policy
 from divrl_core.training.processes import Processes
 from divrl_core.training.references import PromptPair
 from divrl_core.training.rollout import MicroBatch, roll_out, sampling_plan
-from divrl_core.training.run_plan import plan_run
 from divrl_core.training.stepper import Stepper
 from divrl_core.training.update import Judged, Learner
 
-MODEL = "black-forest-labs/FLUX.1-Kontext-dev"
 PAIR = PromptPair("subject#0", "subject", "a subject")
-GIB = 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One way to hold and train the base."""
-
-    name: str
-    quantization: str = "none"
-    checkpointing: bool = True
-    compile: bool = False
-    offload_blocks: int = 0
-    autocast: str = "bf16"
-    micro_batch: int = 3
-    group_size: int = 3
-    rank: int = 64
-    size_px: int = 512
-
-    def config(self) -> TrainConfig:
-        """The same as settings of a run."""
-        return TrainConfig.explore(
-            model=ModelConfig(
-                path=MODEL,
-                dtype="bfloat16",
-                image_size_px=self.size_px,
-                quantization=self.quantization,  # type: ignore[arg-type]
-                gradient_checkpointing=self.checkpointing,
-                compile=self.compile,
-                offload_blocks=self.offload_blocks,
-            ),
-            lora=LoraConfig(rank=self.rank),
-            grpo=GrpoConfig(group_size=self.group_size, groups_per_update=1, micro_batch=self.micro_batch),
-            optim=OptimConfig(),
-            reward=RewardConfig(kind="brightness"),
-            run=RunConfig(mixed_precision=self.autocast),  # type: ignore[arg-type]
-        )
-
-
-@dataclass(kw_only=True)
-class Measured:
-    """What a case took. Bytes; seconds of the whole group; allocated memory, without what the allocator holds free."""
-
-    case: dict[str, Any]
-    base_bytes: int = 0
-    rollout_peak: int = 0
-    train_peak: int = 0
-    decode_peak: int = 0
-    rollout_seconds: list[float] = field(default_factory=list)
-    train_seconds: list[float] = field(default_factory=list)
-    decode_seconds: float = 0.0
-    ratio_deviation: float = float("nan")
-    ratio_mean_after: float = float("nan")
-    error: str = ""
 
 
 def hold(folder: PipelineFolder, case: Case, device: torch.device) -> FluxAdapter:
@@ -193,7 +133,7 @@ def measure(folder: PipelineFolder, case: Case, processes: Processes, repeats: i
         result.rollout_peak = max(result.rollout_peak, found[0])
         rolled = time.perf_counter()
         if number == 0:
-            result.ratio_deviation = ratio_deviation(policy, plan, pairs, batches[0])
+            result.ratio_deviation = max(learner.law_deviations(plan, pairs, batches[0]).values())  # type: ignore[arg-type]
         judged = [
             Judged(
                 batch=batch,
@@ -213,53 +153,6 @@ def measure(folder: PipelineFolder, case: Case, processes: Processes, repeats: i
             result.rollout_seconds.append(round(rolled - started, 4))
             result.train_seconds.append(round(ended - began, 4))
     return result
-
-
-def ratio_deviation(policy: Policy, plan: Any, pairs: Any, batch: MicroBatch) -> float:
-    """The largest |ratio - 1| before any update: 0 by the ratio law, near it where blocks are compiled."""
-    given = pairs.conditioning([batch.pair]).repeat(len(batch.unit.samples))
-    worst = 0.0
-    for kept in batch.steps:
-        step = kept.to(policy.device)
-        with torch.enable_grad():
-            v = policy.velocity(step.x_t, plan.times[step.step], given).detach()
-        log_prob = plan.log_prob(step.x_next, plan.gaussian(step.x_t, v, step.step))
-        worst = max(worst, (torch.exp(log_prob - step.log_prob) - 1).abs().max().item())
-    return worst
-
-
-def planned(case: Case) -> dict[str, int]:
-    """What `divrl-train plan` says of the case: bytes on the device by phase, of what these measurements hold."""
-    parts = plan_run(case.config()).as_json()["memory"]["parts"]
-    absent = ("VAE", "reward backbone", "reference features")
-    there = [part["bytes"] for part in parts if part["place"] == "device" and part["name"] not in absent]
-    return {phase: sum(sizes.get(phase, 0) for sizes in there) for phase in ("sample", "train")}
-
-
-def table(path: Path) -> Iterator[str]:
-    """What was measured, a row a case, beside the plan: GiB, seconds a sample, TFLOP/s by the plan's count."""
-    found = json.loads(path.read_text())
-    yield f"{found['device']}, torch {found['torch']}"
-    yield "| case | base | rollout planned | measured | training planned | measured | rollout s | training s | ratio |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    for row in found["cases"]:
-        case = Case(**row["case"])
-        if row["error"]:
-            yield f"| {case.name} | {row['error']} |"
-            continue
-        phases, size = planned(case), case.group_size
-        numbers = [
-            row["base_bytes"] / GIB,
-            phases["sample"] / GIB,
-            row["rollout_peak"] / GIB,
-            phases["train"] / GIB,
-            row["train_peak"] / GIB,
-            min(row["rollout_seconds"]) / size,
-            min(row["train_seconds"]) / size,
-        ]
-        cells = " | ".join(f"{number:.2f}" for number in numbers)
-        yield f"| {case.name}, micro-batch {case.micro_batch} | {cells} | {row['ratio_deviation']:.2g} |"
-    yield f"rewards: {found.get('rewards')}"
 
 
 def measure_rewards(
@@ -290,20 +183,6 @@ def measure_rewards(
             seconds["decode"].append(round(decoded - started, 4))
             seconds["features"].append(round(time.perf_counter() - decoded, 4))
     return {"pictures": size, "seconds": seconds, "peak": found[0]}
-
-
-CASES = (
-    Case(name="bf16", group_size=6),
-    Case(name="bf16, LoRA in float32", autocast="no"),
-    Case(name="bf16, no checkpointing", checkpointing=False),
-    Case(name="bf16, micro-batch 7", micro_batch=7, group_size=7),
-    Case(name="bf16, compiled", compile=True, group_size=6),
-    Case(name="fp8", quantization="fp8"),
-    Case(name="nf4", quantization="nf4"),
-    Case(name="int8", quantization="int8"),
-    Case(name="torchao_int8", quantization="torchao_int8"),
-    Case(name="bf16, 57 blocks offloaded", offload_blocks=57),
-)
 
 
 @click.command()
@@ -373,19 +252,6 @@ def main(
             click.echo(f"rewards: {error}")
     if output:
         output.write_text(json.dumps(found, indent=1))
-
-
-def line(result: Measured) -> str:
-    """A case in one line."""
-    if result.error:
-        return f"{result.case['name']}: {result.error}"
-    return (
-        f"{result.case['name']} (micro-batch {result.case['micro_batch']}, group {result.case['group_size']}): base "
-        f"{result.base_bytes / GIB:.2f} GiB, rollout {min(result.rollout_seconds):.2f} s and "
-        f"{result.rollout_peak / GIB:.2f} GiB, training {min(result.train_seconds):.2f} s and "
-        f"{result.train_peak / GIB:.2f} GiB, "
-        f"|ratio - 1| {result.ratio_deviation:.3g}"
-    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import transformers
 from accelerate import Accelerator
 from cfm import processor
 from nssm import CLOCKS
+from run_options import run_options
 from tiny_kontext import PAIR, SIZE_PX, NoiseReferences, make_policy, start_weights, write_pipeline
 from torch import Tensor
 
@@ -243,15 +244,7 @@ def draw(series: Sequence[Series], path: Path) -> None:
 
 
 @click.command()
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="COUNT")
-@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="COUNT")
-@click.option(
-    "--clock",
-    type=click.Choice(sorted(CLOCKS)),
-    default="wall",
-    show_default=True,
-    help="cpu: processor time of this process, for a machine that has other work.",
-)
+@run_options(*CLOCKS, repeats=3)
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures here."
 )

@@ -34,6 +34,7 @@ import transformers
 from cfm import processor
 from grpo_rivals import Ours, Plain, Rival, agreement
 from nssm import CLOCKS
+from run_options import run_options
 from tiny_kontext import PAIR, SIZE_PX, TEXT_TOKENS, start_weights, write_pipeline
 
 from divrl_core.config import TrainConfig
@@ -92,16 +93,8 @@ def ratios(costs: Sequence[Cost]) -> list[tuple[float, float, float]]:
 
 
 @click.command()
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="COUNT")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="COUNT")
+@run_options(*CLOCKS, repeats=5)
 @click.option("--group-size", type=click.IntRange(min=2), default=21, show_default=True, metavar="SAMPLES")
-@click.option(
-    "--clock",
-    type=click.Choice(sorted(CLOCKS)),
-    default="wall",
-    show_default=True,
-    help="cpu: processor time of this process, for a machine that has other work.",
-)
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all seconds here."
 )

@@ -23,6 +23,7 @@ from statistics import median
 
 import click
 import torch
+from run_options import run_options
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -160,15 +161,7 @@ def _row(
 
 
 @click.command()
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="COUNT")
-@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True, metavar="COUNT")
-@click.option(
-    "--clock",
-    type=click.Choice(sorted(CLOCKS)),
-    default="wall",
-    show_default=True,
-    help="cpu: processor time of this process, for a machine that has other work.",
-)
+@run_options(*CLOCKS, repeats=7)
 @click.option("--group-size", type=click.IntRange(min=1), default=21, show_default=True, metavar="PICTURES")
 @click.option("--quick", is_flag=True, help="Three sizes instead of six, at most 3 repeats.")
 def main(threads: int, repeats: int, clock: str, group_size: int, quick: bool) -> None:

@@ -31,6 +31,7 @@ import click
 import torch
 from cfm import processor
 from nssm import CLOCKS
+from run_options import run_options
 from tiny_kontext import PAIR, SIZE_PX, NoiseReferences
 from torch import Tensor, nn
 
@@ -197,16 +198,8 @@ def measure(rows: Sequence[Row], repeats: int, clock: Callable[[], float], first
 
 
 @click.command()
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="COUNT")
-@click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True, metavar="COUNT")
+@run_options(*CLOCKS, repeats=7)
 @click.option("--group-size", type=click.IntRange(min=2), default=21, show_default=True, metavar="PICTURES")
-@click.option(
-    "--clock",
-    type=click.Choice(sorted(CLOCKS)),
-    default="wall",
-    show_default=True,
-    help="cpu: processor time of this process, for a machine that has other work.",
-)
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all seconds here."
 )

@@ -105,20 +105,11 @@ def counts_of(data: CfmData) -> dict[str, int]:
 
 
 def plan_lines(config: CfmConfig, data: CfmData) -> list[str]:
-    """What the run will train on, for how long, and what its LoRA takes."""
-    from divrl_core.training.cfm_preflight import lora_line, size_of_lora
-
+    """What the run will train on, and for how long."""
     objective, run, pairs = config.objective, config.run, len(data.train.pairs)
     seen = run.updates * objective.batch_size * objective.accumulation
-    lines = [
+    return [
         f"train: {pairs} pairs; validate: {len(data.held_out.pairs)} pairs",
         f"an update: {objective.accumulation} x {objective.batch_size} pairs; the run: {run.updates} updates, "
         f"{seen / pairs:.2g} times through the pairs; learning rate {config.lr:.3g}",
     ]
-    size = size_of_lora(config)
-    if size is None:
-        return [
-            *lines,
-            f"LoRA: rank {config.lora.rank}; its size is told once the model is here, before it loads",
-        ]
-    return [*lines, lora_line(config, size)]

@@ -21,7 +21,7 @@ def planned_lines(
     processes: int,
     sharded: bool,
 ) -> list[str]:
-    """The plan for the preset's card, else for this computer's; where it cannot be made, why, in one line."""
+    """The plan for the preset's card, else for this computer's; where the model cannot be reached, that in one line."""
     from divrl_core.training.cards import card_here, card_of
     from divrl_core.training.plan_text import plan_lines
     from divrl_core.training.run_plan import plan_run
@@ -29,7 +29,7 @@ def planned_lines(
     card = replace(card_of(preset_card(preset)) if preset else card_here(), count=1)
     try:
         plan = plan_run(config, card=card, processes=processes, is_sharded=sharded, counts=counts)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         return [f"memory and work: not planned: {error}"]
     return plan_lines(plan)
 

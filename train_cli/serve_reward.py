@@ -14,6 +14,7 @@ from divrl_core.settings import Settings, setting
 
 from .config_file import load_yaml, parse_value, to_yaml
 from .options import flag, number, path, text
+from .settings_options import set_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +34,7 @@ class ServedSettings(Settings):
     absent="the reward nssm",
     help="YAML file with a section reward; a run's whole settings.yaml will do.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    metavar="NAME=VALUE",
-    type=str,
-    multiple=True,
-    show_default="none",
-    help="One setting, over the file: --set reward.kind=gated. May be given again.",
-)
+@set_option("reward.kind=gated")
 @text("--host", metavar="ADDRESS", default="127.0.0.1", help="Where to listen; 0.0.0.0 = on every network.")
 @number(
     "--port",

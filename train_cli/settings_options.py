@@ -27,19 +27,24 @@ def settings_options(command: Command) -> Command:
             absent="none",
             help="YAML file of settings; what it does not name keeps its default.",
         ),
-        click.option(
-            "--set",
-            "overrides",
-            metavar="NAME=VALUE",
-            type=str,
-            multiple=True,
-            show_default="none",
-            help="One setting, over the file: --set grpo.group_size=16. May be given again.",
-        ),
+        set_option("grpo.group_size=16"),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def set_option(example: str) -> Callable[[Any], Any]:
+    """`--set NAME=VALUE`, which may be given again."""
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="NAME=VALUE",
+        type=str,
+        multiple=True,
+        show_default="none",
+        help=f"One setting, over the file: --set {example}. May be given again.",
+    )
 
 
 def refuse_preset(preset: str | None, *, resume: bool, has_file: bool) -> None:

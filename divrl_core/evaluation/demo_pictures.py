@@ -49,7 +49,7 @@ class DemoModels:
         """
         self._settings = settings
         self._batch_size = config.grpo.micro_batch
-        processes = start_processes(config, output)
+        self._processes = processes = start_processes(config, output)
         set_threads(config, None)
         adapter = open_adapter(config, processes.device)
         side = size_of(config, adapter)
@@ -93,6 +93,7 @@ class DemoModels:
                 steps=settings.steps,
                 seed=settings.seed,
                 batch_size=self._batch_size,
+                processes=self._processes,
                 on_progress=lambda made: progress.update(made - progress.n),
                 on_pictures=keep,
             )
@@ -118,6 +119,7 @@ class DemoModels:
             jobs,
             steps=settings.steps,
             batch_size=self._batch_size,
+            processes=self._processes,
             on_progress=lambda made: None,
         )
         for batch, images in pictures:

@@ -11,6 +11,7 @@ import torch
 from ..config import BackboneConfig, ModelConfig
 from ..models.attention_probe import check_blocks, default_blocks
 from ..models.encoder_trace import backbone_size
+from ..models.flux import DTYPES
 from ..models.lora_apply import check_architecture
 from ..models.lora_file import LoraFile, read_lora
 from ..models.pipeline_config import PipelineConfig, pipeline_config
@@ -23,8 +24,6 @@ from .lora_request import is_letterboxed, layout_of, model_of, trained_with
 from .sample import check_request, load_reference, lora_file_of
 from .score import BATCH_SIZE
 from .score_inputs import read_inputs
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)

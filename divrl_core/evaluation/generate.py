@@ -44,17 +44,16 @@ def generate(
     steps: int,
     batch_size: int,
     on_progress: Callable[[int], None],
-    processes: Processes | None = None,
+    processes: Processes,
 ) -> Iterator[tuple[Sequence[PictureJob], Tensor]]:
     """The jobs in batches, in order, each with its pictures (B, 3, H, W), float32 in [0, 1].
 
     Of several processes each gets its share of the batches. `on_progress(pictures_made)` is called before each batch.
     """
     count = -(-len(jobs) // batch_size)
-    mine = turns(count, 0, 1)
-    if processes is not None:
-        mine = turns(count, processes.index, processes.count, in_lockstep=processes.in_lockstep)
-    for number, is_stand_in in mine:
+    for number, is_stand_in in turns(
+        count, processes.index, processes.count, in_lockstep=processes.in_lockstep
+    ):
         start = number * batch_size
         on_progress(start)
         batch = jobs[start : start + batch_size]

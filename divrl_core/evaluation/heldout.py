@@ -85,7 +85,7 @@ def evaluate(
     steps: int,
     seed: int,
     batch_size: int,
-    processes: Processes | None = None,
+    processes: Processes,
     on_progress: Callable[[int], None] = lambda made: None,
     on_pictures: Callable[[Sequence[PictureJob], torch.Tensor], None] = lambda jobs, pictures: None,
 ) -> HeldOut:
@@ -112,9 +112,7 @@ def evaluate(
         if groups is not None:
             groups.keep([places[job] for job in batch], pictures)
         on_pictures(batch, pictures)
-    if processes is not None:
-        measured = processes.gather(measured)
-    samples = [score for _, score in sorted(measured, key=lambda one: one[0])]
+    samples = [score for _, score in sorted(processes.gather(measured), key=lambda one: one[0])]
     if groups is not None:
         paid = groups.rewards(jobs, rewarder, references, processes)
         samples = [replace(sample, reward=reward) for sample, reward in zip(samples, paid, strict=True)]

@@ -61,24 +61,22 @@ class HeldOutGroups:
         jobs: Sequence[PictureJob],
         rewarder: Rewarder,
         references: ReferenceSet,
-        processes: Processes | None,
+        processes: Processes,
     ) -> list[float]:
         """What is paid for each job's picture, group by group; of several processes each asks for its share."""
-        kept = self._kept if processes is None else processes.gather(self._kept)
-        pictures = dict(kept)
+        pictures = dict(processes.gather(self._kept))
         groups = list(_rows_of_pairs(jobs).items())
-        index, count = (0, 1) if processes is None else (processes.index, processes.count)
-        if index == 0 and max(len(rows) for _, rows in groups) == 1:
+        if processes.is_main and max(len(rows) for _, rows in groups) == 1:
             logger.warning(
                 "held-out: the reward judges groups, but no (reference, prompt) pair has two held-out pictures; for "
                 "two of each set run.eval_images=%d",
                 2 * len(references.pairs),
             )
         paid: list[tuple[int, float]] = []
-        for pair, rows in groups[index::count]:
+        for pair, rows in groups[processes.index :: processes.count]:
             group = from_eight_bit(torch.stack([pictures[row] for row in rows]))
             paid += zip(rows, rewarder.reward(group, references, pair).total.tolist(), strict=True)
-        return [total for _, total in sorted(paid if processes is None else processes.gather(paid))]
+        return [total for _, total in sorted(processes.gather(paid))]
 
 
 def rewards_of(reward: RewardConfig, samples: Sequence[SampleScore], gate: float) -> list[float]:

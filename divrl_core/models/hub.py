@@ -112,7 +112,7 @@ def check_folder(folder: Path, transformer_file: Path | None = None) -> Pipeline
 
     The transformer's weights are not looked for where `transformer_file` stands in for them.
     """
-    index = _read_json(folder / INDEX_FILE)
+    index = read_json(folder / INDEX_FILE)
     classes = _component_classes(index, folder)
     for component, alternatives in _NEEDED_FILES.items():
         for names in alternatives:
@@ -159,13 +159,13 @@ def _image_size_px(folder: Path) -> int:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return FULL_IMAGE_SIZE_PX
-    size = _read_json(path).get("image_size_px", FULL_IMAGE_SIZE_PX)
+    size = read_json(path).get("image_size_px", FULL_IMAGE_SIZE_PX)
     if not isinstance(size, int) or size < 16 or size % 16:
         raise ValueError(f"{path}: image_size_px must be a multiple of 16 from 16 up, got {size!r}")
     return size
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -184,7 +184,7 @@ def _download(hub_id: str, revision: str | None, transformer_file: Path | None) 
     """The local copy of a hub id. The index comes first: a wrong model is refused at once. No pickle is fetched."""
     try:
         index = Path(hf_hub_download(hub_id, INDEX_FILE, revision=revision))
-        _component_classes(_read_json(index), hub_id)
+        _component_classes(read_json(index), hub_id)
         patterns = [INDEX_FILE, SETTINGS_FILE, *(f"{component}/*" for component in COMPONENTS)]
         unwanted = [f"*{ending}" for ending in PICKLES]
         if transformer_file is not None:

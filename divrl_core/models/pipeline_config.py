@@ -6,7 +6,6 @@ FLUX.1-Kontext-dev are planned from their published configuration, and the plan 
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from urllib.request import getproxies
 
 from huggingface_hub import constants, errors, hf_hub_download
 
+from .hub import FULL_IMAGE_SIZE_PX, INDEX_FILE, SETTINGS_FILE, read_json
 from .model_names import (
     PIPELINES,
     POCKET_FOLDER,
@@ -26,8 +26,8 @@ from .model_names import (
     is_hub_id,
 )
 from .published_configs import PUBLISHED_CLASSES, PUBLISHED_PARTS, PUBLISHED_PIPELINES
+from .text import FULL_TEXT_TOKENS
 
-INDEX_FILE, SETTINGS_FILE = "model_index.json", "divrl.json"
 PARTS = {
     "transformer": "config.json",
     "vae": "config.json",
@@ -35,7 +35,6 @@ PARTS = {
     "text_encoder_2": "config.json",
     "tokenizer_2": "tokenizer_config.json",
 }
-FULL_IMAGE_SIZE_PX, FULL_TEXT_TOKENS = 512, 128
 PROBE_SECONDS = 4.0  # the hub's client alone would try for 24 seconds
 
 Read = Callable[[str], "dict[str, Any]"]
@@ -139,7 +138,7 @@ def _folder_reader(folder: Path) -> Read:
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"model.path: {folder}: no {name} in it; a diffusers folder is needed")
-        return _json(path)
+        return read_json(path)
 
     return read
 
@@ -147,23 +146,13 @@ def _folder_reader(folder: Path) -> Read:
 def _hub_reader(hub_id: str, revision: str | None) -> Read:
     def read(name: str) -> dict[str, Any]:
         try:
-            return _json(Path(hf_hub_download(hub_id, name, revision=revision)))
+            return read_json(Path(hf_hub_download(hub_id, name, revision=revision)))
         except errors.EntryNotFoundError as error:
             if isinstance(error, errors.LocalEntryNotFoundError):
                 raise
             raise FileNotFoundError(f"the hub has no {name} in it") from error
 
     return read
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is needed, got a {type(content).__name__}")
-    return content
 
 
 def _check_reachable(hub_id: str) -> None:

@@ -17,10 +17,11 @@ from ..models.fingerprint import component_fingerprint
 from ..models.flux import FluxAdapter
 from ..models.layout import NO_REFERENCE
 from ..models.lora import load_lora_state, lora_parameters
-from ..models.lora_size import lora_size, transformer_on_meta
+from ..models.lora_numbers import lora_numbers
+from ..models.traced_model import config_key, transformer_on_meta
+from ..models.transformer_load import transformer_config
 from ..rl.ema import ema_update_
 from .cfm_batches import BatchPart, BatchPlan, SizedPair, sized_pairs
-from .cfm_preflight import lora_line
 from .cfm_publish import CfmDue, CfmPublisher
 from .cfm_step import NO_CAPTION, draw_batch, flow_loss
 from .checkpoint import TrainState
@@ -110,12 +111,15 @@ class _Run(RunUnderWay):
         self.cache = LatentCache(cache_folder(config, folder.path), self.adapter)
         parts = component_fingerprint(self.adapter.folder, "transformer", "scheduler")
         self.data_digest = data_digest(data, parts, *self.cache.encoders)
-        meta = transformer_on_meta(self.adapter.folder.part("transformer"))
-        size = lora_size(meta, config.lora.targets, config.lora.rank)
+        shape = config_key(transformer_config(self.adapter.folder))
+        numbers = lora_numbers(shape, config.lora.targets, config.lora.rank)
         if processes.is_main:
-            logger.info("%s", lora_line(config, size))
+            logger.info(
+                "LoRA: %d linear layers, rank %d: %.1f M parameters",
+                len(numbers) // 2, config.lora.rank, sum(numbers) / 1e6,
+            )  # fmt: skip
         if not is_resumed:
-            check_start(config, self.adapter.layout, meta)
+            check_start(config, self.adapter.layout, transformer_on_meta(shape, self.adapter.dtype))
 
     def encode(self) -> None:
         """Encode what the cache lacks, each process of a machine its share, then free the encoders."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.model_names import PIPELINES
-from ..models.tensor_headers import length_by_header as length_by_header
+from ..models.tensor_headers import length_by_header
 
 COMPONENTS = (
     "transformer",

@@ -39,7 +39,7 @@ def base_of(load: Workload) -> BaseBytes:
             f"set it to at most {len(base.blocks)}"
         )
     file = model.transformer_file
-    return file_bytes(Path(file).expanduser(), base) if file and file.endswith(".gguf") else base
+    return file_bytes(Path(file).expanduser(), base) if file and file.lower().endswith(".gguf") else base
 
 
 def trace_of(load: Workload, batch: int, *, is_quick: bool = False) -> TransformerTrace:

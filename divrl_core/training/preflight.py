@@ -23,6 +23,7 @@ from ..models.model_names import (
 )
 from .data import DataProblems, RunData, open_data
 from .model_files import pipeline_problems
+from .optimizer import missing_package
 from .reward_checks import reward_problems
 
 if TYPE_CHECKING:
@@ -50,10 +51,12 @@ def check(config: TrainConfig, *, is_resumed: bool = False) -> RunData:
     All pictures are decoded once. `is_resumed`: the run goes on from a checkpoint, so run.init_lora is not needed.
     Raises ValueError with every problem found, each on a line of its own.
     """
+    missing = missing_package(config.optim)
     problems = [
         *model_problems(config.model),
         *([] if is_resumed else lora_problems(config)),
         *tracker_problems(config.run.tracker),
+        *([missing] if missing else []),
         *reward_problems(config.reward),
     ]
     data = None

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..models.tensor_headers import length_by_header
 from .files import write_atomic_bytes
-from .model_files import length_by_header
 
 logger = logging.getLogger("divrl")
 

@@ -104,18 +104,24 @@ class Learner:
         """
         is_compiled = self.policy.adapter.base.compile
         allowed = self.config.clip_range / 10 if is_compiled else 0.0
+        for step, off in self.law_deviations(plan, encoded, batch).items():
+            if not off <= math.log1p(allowed):  # also where it is NaN
+                where = f"at step {step} of {batch.pair.group_id}"
+                raise ValueError(_ratio_law_broken(where, off, allowed))
+
+    def law_deviations(
+        self, plan: SamplingPlan, encoded: EncodedPairs, batch: MicroBatch
+    ) -> dict[int, float]:
+        """By how much the log-probabilities of each trained step differ between rollout and training; 0 by the law."""
         conditioning = encoded.conditioning([batch.pair]).repeat(len(batch.unit.samples))
+        deviations = {}
         for kept in batch.steps:
             step = kept.to(self.policy.device)
             with torch.enable_grad():
                 v = self.policy.velocity(step.x_t, plan.times[step.step], conditioning)
             log_prob = plan.log_prob(step.x_next, plan.gaussian(step.x_t, v.detach(), step.step))
-            if torch.equal(log_prob, step.log_prob):
-                continue
-            off = (log_prob - step.log_prob).double().abs().max().item()
-            if not off <= math.log1p(allowed):  # also where it is NaN
-                where = f"at step {step.step} of {batch.pair.group_id}"
-                raise ValueError(_ratio_law_broken(where, off, allowed))
+            deviations[step.step] = (log_prob - step.log_prob).double().abs().max().item()
+        return deviations
 
     def learn(
         self,

@@ -33,7 +33,7 @@ def validate(
     *,
     update: int,
     autocast: Callable[[], AbstractContextManager[None]],
-    processes: Processes | None = None,
+    processes: Processes,
     on_progress: Callable[[int], None] = lambda made: None,
 ) -> dict[str, Any]:
     """The row of held-out measures: the masked loss with its standard error over pairs, and by time.
@@ -44,17 +44,15 @@ def validate(
     """
     times = config.run.validation_times
     losses = torch.zeros(len(pairs), len(times), dtype=torch.float64)
-    mine = turns(len(pairs), 0, 1)
-    if processes is not None:
-        mine = turns(len(pairs), processes.index, processes.count, in_lockstep=processes.in_lockstep)
-    for row, is_stand_in in mine:
+    for row, is_stand_in in turns(
+        len(pairs), processes.index, processes.count, in_lockstep=processes.in_lockstep
+    ):
         on_progress(row)
         batch = _batch(pairs[row], times, source, cache, adapter)
         each = flow_losses(adapter, batch, guidance=config.model.guidance_scale, autocast=autocast)
         if not is_stand_in:
             losses[row] = each.double().cpu()
-    if processes is not None:
-        losses = processes.sum(losses)
+    losses = processes.sum(losses)
     per_pair = losses.mean(dim=1)
     if not bool(torch.isfinite(losses).all()):
         broken = pairs[int((~torch.isfinite(per_pair)).nonzero()[0])].pair.pair_id

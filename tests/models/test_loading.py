@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from divrl_core.models.flux import FluxAdapter
 from divrl_core.training.model_files import pipeline_problems
+
+from .small_kl import small_kl
 
 MOST_BYTES = 4096  # what small things may take in float32: position ids, scales
 
@@ -84,19 +85,7 @@ def kl_pipeline(source: Path, target: Path) -> Path:
     """The pipeline with FLUX's kind of VAE, small."""
     shutil.copytree(source, target)
     shutil.rmtree(target / "vae")
-    torch.manual_seed(0)
-    AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-        latent_channels=16,
-        sample_size=64,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    ).save_pretrained(target / "vae")
+    small_kl(seed=0).save_pretrained(target / "vae")
     index = json.loads((target / "model_index.json").read_text())
     index["vae"][1] = "AutoencoderKL"
     (target / "model_index.json").write_text(json.dumps(index))

@@ -21,7 +21,9 @@ from divrl_core.models.lora import (
     target_modules,
     using_adapter,
 )
-from divrl_core.models.lora_size import lora_size
+from divrl_core.models.lora_numbers import lora_numbers
+from divrl_core.models.traced_model import config_key
+from divrl_core.training.optimizer_bytes import optimizer_bytes
 
 
 def flux(layers: int = 1, single: int = 1, heads: int = 1, seed: int = 0) -> FluxTransformer2DModel:
@@ -91,12 +93,11 @@ def test_attention_and_feed_forward_of_flux_1_are_418_linear_layers() -> None:
     assert not any(name.startswith(("proj_out", "norm_out")) for name in modulated)
 
     # Rank 512: 2.09 billion parameters; 4.18 GB as a bfloat16 file, 33.5 GB as weights, gradients and Adam.
-    size = lora_size(flux_1, "attention+ffn", 512)
-    assert size.linears == 418
-    assert size.parameters == 512 * sum(sum(flux_1.get_submodule(name).weight.shape) for name in everything)
-    assert round(size.parameters / 1e9, 2) == 2.09
-    assert round(size.file_bytes(2) / 1e9, 2) == 4.18
-    assert round(size.training_bytes() / 1e9, 1) == 33.5
+    numbers = lora_numbers(config_key(flux_1.config), "attention+ffn", 512)
+    assert len(numbers) == 2 * 418
+    assert sum(numbers) == 512 * sum(sum(flux_1.get_submodule(name).weight.shape) for name in everything)
+    assert round(2 * sum(numbers) / 1e9, 2) == 4.18
+    assert round((8 * sum(numbers) + optimizer_bytes("adamw", numbers)) / 1e9, 1) == 33.5
 
 
 def test_targets_may_be_a_pattern_that_matches_whole_names() -> None:

@@ -21,6 +21,7 @@ from divrl_core.training.latent_cache import LatentCache
 from divrl_core.training.pair_set import PairSet
 from divrl_core.training.validation import validate
 
+from .alone import ALONE
 from .tiny_cfm import CAPTIONS, tiny_cfm, toy_pairs
 
 GUIDANCE = 1.0
@@ -286,5 +287,7 @@ def test_without_a_reference_none_is_read_and_the_loss_is_the_targets(
     expected = (predicted - (batch.eps - batch.x_0)).square().mean().item()
     assert loss_of(alone, batch).item() == pytest.approx(expected, rel=1e-5)
     config = tiny_cfm(tiny_pipeline, model={"layout": "none"})
-    row = validate(alone, pairs, TOYS, cache, config, update=0, autocast=contextlib.nullcontext)
+    row = validate(
+        alone, pairs, TOYS, cache, config, update=0, autocast=contextlib.nullcontext, processes=ALONE
+    )
     assert math.isfinite(row["validation_loss"])

@@ -1,125 +1,21 @@
-"""Several processes of one run, real ones over gloo: the same updates however many share them, and no hang."""
+"""Several processes of one run, real ones over gloo: the same updates however many share them."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from divrl_core.training.checkpoint import TrainState, latest_checkpoint, load_checkpoint
-
-from .tiny_run import brighter_pipeline, rows_of
-
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240
-
-# Three groups of five in parts of 1, 2 and 2: nine units, which two processes cannot share evenly.
-SETTINGS = {
-    "model.image_size_px": 32,
-    "model.gradient_checkpointing": "false",
-    "lora.rank": 4,
-    "reward.kind": "brightness",
-    "data.held_out_references": 2,
-    "rollout.steps": 3,
-    "rollout.stochastic_steps": "[0,1]",
-    "grpo.group_size": 5,
-    "grpo.groups_per_update": 3,
-    "grpo.micro_batch": 2,
-    "grpo.kl_weight": 0.1,
-    "grpo.optimizer_steps_per_rollout": 2,
-    "grpo.clip_range": 1e-3,
-    "run.updates": 2,
-    "run.eval_every_updates": 2,
-    "run.sample_every_updates": 100,
-    "run.save_every_updates": 1,
-    "run.eval_steps": 2,
-    "run.sample_steps": 2,
-    "run.eval_images": 5,
-    "run.sample_references": 2,
-    "run.sample_seeds": "[0]",
-}
+from .process_runs import command, done, run, same_update, same_weights, small_run, state_of
+from .tiny_run import rows_of
 
 
 @pytest.fixture(scope="module")
 def given(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The settings of a small run: a pipeline, and a folder of eight pictures whose middle is the object."""
-    folder = tmp_path_factory.mktemp("given")
-    generator = np.random.default_rng(0)
-    for name in "abcdefgh":
-        pixels = generator.integers(0, 255, (4, 4, 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
-        picture.putalpha(Image.new("L", (40, 40), 255).crop((-12, -12, 52, 52)))
-        (folder / "pictures").mkdir(exist_ok=True)
-        picture.save(folder / "pictures" / f"{name}.png")
-        (folder / "pictures" / f"{name}.txt").write_text(f"a toy {name} on a blue floor")
-    pipeline = brighter_pipeline(tiny_pipeline, folder / "pipeline")
-    return {**SETTINGS, "model.path": pipeline, "data.source": folder / "pictures"}
-
-
-def command(output: Path, *words: str, **settings: object) -> list[str]:
-    """`divrl-train explore`, in an interpreter of its own."""
-    named = {name.replace("__", "."): value for name, value in settings.items()}
-    overrides = [word for name, value in named.items() for word in ("--set", f"{name}={value}")]
-    return [sys.executable, "-m", "train_cli", "explore", "--output", str(output), *words, *overrides]
-
-
-def run(words: Sequence[str], *, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{folder or ''}"}
-    environment = {name: value for name, value in environment.items() if name not in ("RANK", "LOCAL_RANK")}
-    return subprocess.run(
-        words, cwd=folder or ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
-    )
-
-
-def done(words: Sequence[str]) -> None:
-    result = run(words)
-    assert result.returncode == 0, result.stderr
-
-
-def state_of(output: Path) -> TrainState:
-    latest = latest_checkpoint(output / "checkpoint")
-    assert latest is not None
-    return load_checkpoint(latest)
-
-
-def same_weights(first: Path, second: Path) -> None:
-    """Weights, averages and moments agree to 1e-5."""
-    one, other = state_of(first), state_of(second)
-    assert one.update == other.update
-    moved = 0.0
-    for kind in ("parameters", "average", "optimizer"):
-        tensors, others = getattr(one, kind), getattr(other, kind)
-        assert tensors.keys() == others.keys()
-        for name, value in tensors.items():
-            assert torch.allclose(value, others[name], rtol=1e-3, atol=1e-5), f"{kind} {name}"
-            moved = max(moved, value.abs().max().item())
-    assert moved > 1e-4
-
-
-def same_update(first: Path, second: Path) -> None:
-    """Weights, averages and moments agree to 1e-5, and so does what the log says."""
-    same_weights(first, second)
-    for row, again in zip(rows_of(first), rows_of(second), strict=True):
-        for name in ("reward", "kl", "grad_norm", "ratio_mean", "samples", "invalid"):
-            assert row[name] == pytest.approx(again[name], rel=1e-4, abs=1e-7), name
-    held_out = [json.loads(path.read_text()) for path in sorted(first.glob("heldout/*.json"))]
-    again = [json.loads(path.read_text()) for path in sorted(second.glob("heldout/*.json"))]
-    assert len(held_out) == len(again) > 0
-    for before, after in zip(held_out, again, strict=True):
-        names = [[(s["reference_id"], s["sample"]) for s in side["samples"]] for side in (before, after)]
-        assert names[0] == names[1]
-        assert before["summary"]["selection"] == pytest.approx(after["summary"]["selection"], abs=1e-3)
+    return small_run(tmp_path_factory.mktemp("given"), tiny_pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -169,95 +65,6 @@ def test_a_run_goes_on_in_another_number_of_processes(
     same_weights(unbroken, output)
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until the file is there. Fails when the process ends before."""
-    started = time.monotonic()
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() - started < PATIENCE_S
-        time.sleep(0.05)
-
-
-def started(words: Sequence[str]) -> subprocess.Popen[str]:
-    """A run in the background, in a process group of its own, as a terminal gives it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        words,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def children(pid: int) -> dict[str, int]:
-    """The workers of a run by their rank."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status, environment = (folder / "status").read_text(), (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"PPid:\t{pid}\n" in status:
-            ranks = [word for word in environment.split(b"\0") if word.startswith(b"RANK=")]
-            found.update({rank.decode().removeprefix("RANK="): int(folder.name) for rank in ranks})
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_dead_worker_ends_the_run_with_its_checkpoint_whole_and_a_message(
-    given: dict[str, object], tmp_path: Path, rank: str
-) -> None:
-    output = tmp_path / "run"
-    process = started(command(output, "--processes", "2", **given, run__updates=500))
-    try:
-        wait_for(output / "checkpoint" / "update-000001" / "state.json", process)
-        os.kill(children(process.pid)[rank], signal.SIGKILL)
-        killed = time.monotonic()
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 2
-    assert time.monotonic() - killed < 45
-    last = said.strip().splitlines()[-1]
-    assert f"process {rank} of 2 was killed by SIGKILL" in said, said
-    assert "Traceback" not in said, said
-    assert "--resume" in last or "--resume" in said
-    at = state_of(output).update
-    assert at >= 1
-    done(command(output, "--resume", "--processes", "2", run__updates=at + 1))
-    assert state_of(output).update == at + 1
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_ctrl_c_stops_all_processes_saved(given: dict[str, object], tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    settings = {**given, "run.updates": 500, "run.save_every_updates": 400}
-    process = started(command(output, "--processes", "2", **settings))
-    try:
-        log = output / "metrics.jsonl"
-        wait_for(log, process)
-        while not any('"train"' in line for line in log.read_text().splitlines()):
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, said
-    assert f"go on with: divrl-train explore --output {output} --resume" in said
-    assert state_of(output).update >= 1
-
-
-def test_a_mistake_is_told_once_by_all_processes(given: dict[str, object], tmp_path: Path) -> None:
-    result = run(command(tmp_path / "run", "--processes", "2", **given, lora__targets="nothing.at.all"))
-    assert result.returncode == 2
-    lines = [line for line in result.stderr.splitlines() if line.startswith("divrl-train")]
-    assert len(lines) == 1 and "lora.targets" in lines[0], result.stderr
-
-
 @pytest.mark.parametrize("file", ["ddp.yaml", "fsdp2.yaml"])
 def test_accelerate_launch_makes_the_same_run_by_the_shipped_configurations(
     given: dict[str, object], together: Path, tmp_path: Path, file: str
@@ -286,13 +93,6 @@ def test_deepspeed_spreads_the_optimizer_and_makes_the_same_run(
     same_update(together, output)
     done(command(output, "--resume", run__updates=3))
     assert state_of(output).update == 3
-
-
-def test_a_quantised_base_is_not_spread(given: dict[str, object], tmp_path: Path) -> None:
-    words = command(tmp_path / "run", "--processes", "2", "--sharded", **given, model__quantization="fp8")
-    result = run(words)
-    assert result.returncode == 2
-    assert "cannot have model.quantization=fp8 too" in result.stderr
 
 
 def test_cfm_makes_the_same_updates_in_one_two_and_sharded_processes(
@@ -338,9 +138,3 @@ def test_cfm_makes_the_same_updates_in_one_two_and_sharded_processes(
             assert row["validation_loss"] == pytest.approx(again["validation_loss"], rel=1e-4)
         for row, again in zip(rows_of(outputs[0]), rows_of(other), strict=True):
             assert row["loss"] == pytest.approx(again["loss"], rel=1e-4)
-
-
-def test_sharding_one_process_is_refused(given: dict[str, object], tmp_path: Path) -> None:
-    result = run(command(tmp_path / "run", "--sharded", **given))
-    assert result.returncode == 2
-    assert "--sharded needs --processes 2 or more" in result.stderr

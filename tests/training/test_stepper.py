@@ -6,18 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from divrl_core.config import OptimConfig
 from divrl_core.training.checkpoint import latest_checkpoint, load_checkpoint
 from divrl_core.training.grpo_loop import train
-from divrl_core.training.processes import Processes
 from divrl_core.training.stepper import Stepper
 
+from .alone import ALONE
 from .tiny_run import tiny_config, toy_data
-
-ALONE = Processes(Accelerator(cpu=True))
 
 
 def weights(seed: int = 0) -> dict[str, nn.Parameter]:

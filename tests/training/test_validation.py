@@ -17,6 +17,7 @@ from divrl_core.training.cfm_batches import SizedPair, sized_pairs
 from divrl_core.training.latent_cache import LatentCache
 from divrl_core.training.validation import validate
 
+from .alone import ALONE
 from .tiny_cfm import CAPTIONS, tiny_cfm, toy_pairs
 
 SIDE_PX = 64  # with panels of 48 x 80 px, too; at 32 px all are squares
@@ -49,7 +50,17 @@ def row_of(
     pairs: tuple[SizedPair, ...] = PAIRS,
     **given: Any,
 ) -> dict[str, Any]:
-    return validate(adapter, pairs, TOYS, cache, config, update=3, autocast=contextlib.nullcontext, **given)
+    return validate(
+        adapter,
+        pairs,
+        TOYS,
+        cache,
+        config,
+        update=3,
+        autocast=contextlib.nullcontext,
+        processes=ALONE,
+        **given,
+    )
 
 
 def test_the_number_is_the_same_twice_and_in_every_run_of_other_seeds_and_objectives(

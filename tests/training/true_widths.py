@@ -12,6 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from divrl_core.models.pocket_parts import build_clip, build_scheduler, build_t5
 
+from ..models.small_kl import small_kl
+
 SENTENCES = ["a toy fox on a blue floor", "a toy robot with red arms"]
 PATTERN, SCALE = 1 << 20, 2.0**-12
 
@@ -69,19 +71,7 @@ def _fill(parameter: nn.Parameter, numbers: Tensor, *, is_norm: bool) -> None:
 
 
 def _vae() -> AutoencoderKL:
-    torch.manual_seed(1)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-        latent_channels=16,
-        sample_size=64,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    vae = small_kl(seed=1)
     with (
         torch.no_grad()
     ):  # an untrained one paints nearly one grey, of which bfloat16 leaves no difference to reward
