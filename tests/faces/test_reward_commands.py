@@ -247,15 +247,18 @@ def test_serve_reward_as_a_process_says_where_it_listens_and_ends_by_ctrl_c(tmp_
         text=True,
         env={"PATH": "", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
     ) as process:
-        assert process.stdout is not None
-        first, second = process.stdout.readline(), process.stdout.readline()
-        assert first.startswith(f"own (reward.function={MODULE}:colourful; beside it EfficientNet-Lite0")
-        found = re.match(r"listening at (http://127\.0\.0\.1:\d+); Ctrl-C ends it$", second)
-        assert found, second
-        judge = RemoteReward.connect(RemoteRewardConfig(url=found[1]), takes_groups=False)
-        assert judge.greeting.name == "own"
-        process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        try:
+            assert process.stdout is not None
+            first, second = process.stdout.readline(), process.stdout.readline()
+            assert first.startswith(f"own (reward.function={MODULE}:colourful; beside it EfficientNet-Lite0")
+            found = re.match(r"listening at (http://127\.0\.0\.1:\d+); Ctrl-C ends it$", second)
+            assert found, second
+            judge = RemoteReward.connect(RemoteRewardConfig(url=found[1]), takes_groups=False)
+            assert judge.greeting.name == "own"
+            process.send_signal(signal.SIGINT)
+            out, error = process.communicate(timeout=60)
+        finally:
+            process.kill()  # or leaving the block waits for it
     assert process.returncode == 0 and error.strip() == "ended", (out, error)
 
 
