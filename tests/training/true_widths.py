@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from divrl_core.models.pocket_parts import build_clip, build_scheduler, build_t5
-
-from ..models.small_kl import small_kl
+from tests.models.small_kl import small_kl
 
 SENTENCES = ["a toy fox on a blue floor", "a toy robot with red arms"]
 PATTERN, SCALE = 1 << 20, 2.0**-12
