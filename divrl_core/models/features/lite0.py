@@ -95,6 +95,9 @@ class Lite0Backbone:
     def extract(self, images: Tensor) -> FeatureBatch:
         """Features of pictures (B, 3, H, W) in [0, 1] on a grid of a sixteenth of `image_size_px`, in float32."""
         weight = self._network.conv_stem.weight
+        if len(images) > 1 and weight.device.type == "cpu":
+            # Same bits; blocks of one picture's size stay with C's allocator, those of a batch go back to the system.
+            return FeatureBatch.cat([self.extract(image) for image in images.split(1)])
         images = resize_to_square(images.to(weight.device), self.settings.image_size_px).clamp(0, 1)
         s8, s16 = self._network.taps(imagenet_inputs(images, weight))
         colour = F.avg_pool2d(weighted_oklab(images), 16)
