@@ -11,6 +11,8 @@ from typing import ClassVar, Literal
 
 from .settings import Settings, setting
 
+BackboneName = Literal["lite0", "lite2", "pocket", "mtg", "dinov2", "clip", "siglip", "transformers"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(Settings):
@@ -18,9 +20,15 @@ class BackboneConfig(Settings):
 
     section: ClassVar[str] = "reward.backbone"
 
-    name: Literal["lite0", "pocket"] = setting(
-        "lite0", "The reward backbone: lite0, or pocket (lite0 under heads that know the pocket world alone)."
+    name: BackboneName = setting(
+        "lite0",
+        "The feature extractor: lite0 and lite2 (packaged), pocket (lite0 under heads that know the pocket world "
+        "alone), mtg (Mind-the-Glitch), dinov2, clip, siglip, or transformers (any vision model with patch tokens).",
     )
+    path: str | None = setting(
+        None, "A folder or hub id with the backbone's weights; null = the backbone's own."
+    )
+    revision: str | None = setting(None, "The hub revision of path; null = the newest.")
     image_size_px: int | None = setting(
         None, "Side at which the backbone sees pictures.", unit="px", at_least=32
     )

@@ -157,22 +157,13 @@ def backbone_size(config: BackboneConfig, *, batch: int, size_px: int) -> tuple[
 
 @lru_cache(maxsize=16)
 def _backbone_size(config: BackboneConfig, size_px: int) -> tuple[PartSize, int]:
-    from .features import lite0, lite0_heads
-    from .features.base import Backbone, merge_settings
-    from .features.efficientnet_lite0 import EfficientNetLite0, fold_batch_norms
+    from .features.base import backbone_class
 
-    network = on_meta(lambda: fold_batch_norms(EfficientNetLite0().eval()), torch.float32)
-    heads = on_meta(lite0_heads.CorrespondenceHeads, torch.float32)
+    with torch.device("meta"):
+        backbone = backbone_class(config).without_weights(config)
     with fake_tensors():
-        as_fake(network)
-        as_fake(heads)
-        backbone: Backbone
-        if config.name == "pocket":
-            settings = merge_settings(lite0_heads.CALIBRATED, config)
-            backbone = lite0_heads.PocketBackbone(network, heads, settings)
-        else:
-            backbone = lite0.Lite0Backbone(network, merge_settings(lite0.CALIBRATED, config))
-        module: nn.Module = backbone.module  # type: ignore[attr-defined]
+        as_fake(backbone.module)
+        module: nn.Module = backbone.module
         live = _live(module, lambda: backbone.extract(torch.empty(1, 3, size_px, size_px)), "cuda")
         features = backbone.extract(torch.empty(1, 3, size_px, size_px))
         cells = [features.structure, features.semantic, *(visual.values for visual in features.visual)]

@@ -38,6 +38,7 @@ class FeatureBatch:
     semantic: Tensor  # (B, Cs, h, w): finds matches between pictures
     structure: Tensor  # (B, Cv, h, w): what nSSM reads
     visual: tuple[VisualFeature, ...]  # what VSM compares at the matches
+    image: Tensor | None = None  # (B, Ci): the whole picture in one vector, where the backbone has one
 
     def __post_init__(self) -> None:
         """Every feature must share the batch size and the grid."""
@@ -53,6 +54,8 @@ class FeatureBatch:
                     f"feature {name!r} must share the semantic grid: expected ({batch}, C, {h}, {w}), "
                     f"got {tuple(values.shape)}; resample it in the backbone"
                 )
+        if self.image is not None and (self.image.ndim != 2 or len(self.image) != batch):
+            raise ValueError(f"image features must be ({batch}, C), got {tuple(self.image.shape)}")
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -74,6 +77,9 @@ class FeatureBatch:
                 replace(feature, values=torch.cat([part.visual[number].values for part in parts]))
                 for number, feature in enumerate(first.visual)
             ),
+            image=None
+            if first.image is None
+            else torch.cat([part.image for part in parts if part.image is not None]),
         )
 
     def to(self, device: torch.device | str) -> FeatureBatch:
@@ -82,6 +88,7 @@ class FeatureBatch:
             semantic=self.semantic.to(device),
             structure=self.structure.to(device),
             visual=tuple(replace(feature, values=feature.values.to(device)) for feature in self.visual),
+            image=None if self.image is None else self.image.to(device),
         )
 
     def select(self, rows: slice) -> FeatureBatch:
@@ -90,4 +97,5 @@ class FeatureBatch:
             semantic=self.semantic[rows],
             structure=self.structure[rows],
             visual=tuple(replace(feature, values=feature.values[rows]) for feature in self.visual),
+            image=None if self.image is None else self.image[rows],
         )

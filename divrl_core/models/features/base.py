@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...rewards.features import FeatureBatch
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
     from ...config import BackboneConfig
 
 Precision = Literal["float32", "bfloat16"]
+
+BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "lite0": ("lite0", "Lite0Backbone"),
+        "pocket": ("lite0_heads", "PocketBackbone"),
+    }
+)
+"""The module in this folder and the class of each backbone; imported when it is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +66,24 @@ class Backbone(Protocol):
         """Features of pictures (B, 3, H, W) in [0, 1], on the backbone's device, without gradients."""
 
 
+class LoadedBackbone(Backbone, Protocol):
+    """A backbone of this folder, which knows how it is made."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All weights, for those who move or count them."""
+
+    @classmethod
+    def load(
+        cls, config: BackboneConfig, *, device: str | torch.device = "cpu", precision: Precision = "float32"
+    ) -> LoadedBackbone:
+        """The pretrained backbone on a device, the user's settings laid over its own."""
+
+    @classmethod
+    def without_weights(cls, config: BackboneConfig) -> LoadedBackbone:
+        """The same with weights of any value, for plans; called with the meta device as the default."""
+
+
 def load_backbone(
     config: BackboneConfig, *, device: str | torch.device = "cpu", precision: Precision = "float32"
 ) -> Backbone:
@@ -63,13 +92,13 @@ def load_backbone(
     precision: of the network's weights and activations; features always come out in float32.
     Raises ValueError for contradictory settings, FileNotFoundError when its weights are not installed.
     """
-    if config.name == "pocket":
-        from .lite0_heads import PocketBackbone
+    return backbone_class(config).load(config, device=device, precision=precision)
 
-        return PocketBackbone.load(config, device=device, precision=precision)
-    from .lite0 import Lite0Backbone
 
-    return Lite0Backbone.load(config, device=device, precision=precision)
+def backbone_class(config: BackboneConfig) -> type[LoadedBackbone]:
+    """The class of the backbone that a configuration names."""
+    module, name = BACKBONES[config.name]
+    return cast("type[LoadedBackbone]", getattr(importlib.import_module(f".{module}", __package__), name))
 
 
 def merge_settings(calibrated: BackboneSettings, config: BackboneConfig) -> BackboneSettings:

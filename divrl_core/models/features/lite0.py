@@ -77,6 +77,11 @@ class Lite0Backbone:
         settings = CALIBRATED if config is None else merge_settings(CALIBRATED, config)
         return cls(network, settings) if weights is None else cls(network, settings, origin=weights.name)
 
+    @classmethod
+    def without_weights(cls, config: BackboneConfig) -> Lite0Backbone:
+        """The same network untrained, for plans."""
+        return cls(fold_batch_norms(EfficientNetLite0().eval()), merge_settings(CALIBRATED, config))
+
     @property
     def network(self) -> EfficientNetLite0:
         """The frozen network, its batch norms folded."""

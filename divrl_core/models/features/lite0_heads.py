@@ -21,7 +21,7 @@ from ...rewards.score import ScoreSettings
 from ..model_names import POCKET_FOLDER
 from .base import BackboneSettings, Precision, merge_settings, resize_to_square
 from .colour import weighted_oklab
-from .efficientnet_lite0 import EfficientNetLite0, imagenet_inputs
+from .efficientnet_lite0 import EfficientNetLite0, fold_batch_norms, imagenet_inputs
 from .lite0 import Lite0Backbone
 
 if TYPE_CHECKING:
@@ -151,6 +151,12 @@ class PocketBackbone:
         settings = CALIBRATED if config is None else merge_settings(CALIBRATED, config)
         network = Lite0Backbone.load(device=device, precision=precision).network
         return cls(network, module.eval().requires_grad_(False).to(device), settings)
+
+    @classmethod
+    def without_weights(cls, config: BackboneConfig) -> PocketBackbone:
+        """The same networks untrained, for plans."""
+        network = fold_batch_norms(EfficientNetLite0().eval())
+        return cls(network, CorrespondenceHeads(), merge_settings(CALIBRATED, config))
 
     @property
     def module(self) -> nn.Module:
