@@ -138,6 +138,15 @@ class GrpoConfig(Settings):
     min_valid_fraction: float = setting(
         0.5, "Stop when fewer of an update's samples have a defined reward.", at_least=0, at_most=1
     )
+    diversity_weight: float = setting(
+        0.0,
+        "lambda of the diversity within a group, added to the advantage of samples that pass the gate and did better "
+        "than their group; .1 to .3.",
+        at_least=0,
+    )
+    diversity_scale: float = setting(
+        0.4, "h of that diversity: structural distance at which two pictures are half strangers.", above=0
+    )
     optimizer_steps_per_rollout: int = setting(
         1, "Optimizer steps made from one rollout's samples.", at_least=1
     )

@@ -11,6 +11,9 @@ from typing import ClassVar, Literal
 
 from .settings import Settings, setting
 
+GATE_MEASURES = ("vsm", "coverage", "extent", "cosine")
+_GATE = re.compile(rf"((?:second\.)?(?:{'|'.join(GATE_MEASURES)}))(?:>=(-?\d*\.?\d+))?")
+
 BackboneName = Literal["lite0", "lite2", "pocket", "mtg", "dinov2", "clip", "siglip", "transformers"]
 
 
@@ -52,6 +55,37 @@ class BackboneConfig(Settings):
     consistency_cutoff: float | None = setting(
         None, "VSM above which a picture counts as consistent in evaluation.", at_least=0, below=1
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondBackboneConfig(BackboneConfig):
+    """A second backbone, whose measures a gate may take."""
+
+    section: ClassVar[str] = "reward.second_backbone"
+
+    name: BackboneName | None = setting(  # type: ignore[assignment]
+        None,
+        "A second feature extractor, whose measures reward.gates may name as second.MEASURE; null = none.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutBackboneConfig(BackboneConfig):
+    """A backbone that no reward sees: its measures are reported alone."""
+
+    section: ClassVar[str] = "reward.held_out_backbone"
+
+    name: BackboneName | None = setting(  # type: ignore[assignment]
+        None, "A feature extractor that only held-out pictures are measured with; null = none."
+    )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A measure that a picture must reach: `least` of it, or the backbone's own gate where that is None."""
+
+    measure: str
+    least: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +141,27 @@ class RewardConfig(Settings):
         at_least=0,
         at_most=1,
     )
+    structure: Literal["nssm", "nssm_cropped", "matched"] = setting(
+        "nssm",
+        "What counts as another structure: nssm (the paper's), nssm_cropped (inside the subject's box), matched (D_ts "
+        "of the places found).",
+    )
+    structure_cap: float | None = setting(
+        None, "Structure above this pays no more; null = none.", above=0, at_most=2
+    )
+    gates: tuple[str, ...] | None = setting(
+        None,
+        "What a picture must reach, as MEASURE>=NUMBER: vsm, coverage, extent, cosine, or those of the second backbone "
+        "(second.vsm); vsm alone takes the backbone's own gate. null = [vsm].",
+    )
     vsm_weight: float = setting(0.5, "w of the linear reward w VSM + (1 - w) nSSM.", at_least=0, at_most=1)
     backbone: BackboneConfig = setting(BackboneConfig(), "The feature extractor.")
+    second_backbone: SecondBackboneConfig = setting(
+        SecondBackboneConfig(), "Another one, whose measures gates may take."
+    )
+    held_out_backbone: HeldOutBackboneConfig = setting(
+        HeldOutBackboneConfig(), "One that only held-out pictures are measured with."
+    )
     device: str | None = setting(
         None,
         "Where the reward is computed: cuda:1 or cpu, beside the sampling of the next pictures; null = on the model's "
@@ -138,5 +191,43 @@ class RewardConfig(Settings):
                 "reward.kind=remote and reward.remote.url belong together, "
                 f"got reward.kind={self.kind} and reward.remote.url={self.remote.url}"
             )
+        self._check_gates()
+        if self.structure_cap is not None and self.kind not in ("nssm", "gated", "linear"):
+            raise ValueError(f"reward.structure_cap says nothing with reward.kind={self.kind}")
         if self.function_takes == "group" and self.kind not in ("own", "remote"):
             raise ValueError(f"reward.function_takes=group says nothing with reward.kind={self.kind}")
+
+    @property
+    def asked(self) -> tuple[Gate, ...]:
+        """The gates, parsed."""
+        return (Gate("vsm", self.gate),) if self.gates is None else tuple(map(_read_gate, self.gates))
+
+    def _check_gates(self) -> None:
+        if self.gates is None:
+            return
+        if self.gate is not None:
+            raise ValueError(
+                f"reward.gate={self.gate:g} and reward.gates exclude each other: write gates=[vsm>={self.gate:g}]"
+            )
+        gates = [_read_gate(text) for text in self.gates]
+        names = [gate.measure for gate in gates]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"reward.gates needs different measures, at least one, got {list(self.gates)}")
+        for gate in gates:
+            if gate.least is None and gate.measure not in ("vsm", "second.vsm"):
+                raise ValueError(
+                    f"reward.gates: {gate.measure} has no gate of its own; write {gate.measure}>=NUMBER"
+                )
+            if gate.measure.startswith("second.") and self.second_backbone.name is None:
+                raise ValueError(
+                    f"reward.gates names {gate.measure}: set reward.second_backbone.name, or leave it out"
+                )
+
+
+def _read_gate(text: str) -> Gate:
+    found = _GATE.fullmatch(text.replace(" ", ""))
+    if found is None:
+        raise ValueError(
+            f"reward.gates: expected MEASURE>=NUMBER with {', '.join(GATE_MEASURES)}, or second.MEASURE; got {text!r}"
+        )
+    return Gate(found[1], None if found[2] is None else float(found[2]))

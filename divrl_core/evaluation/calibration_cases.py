@@ -65,19 +65,19 @@ def _case(rng: np.random.Generator, held_out: bool) -> CalibrationCase:
     reference = render(identity, structure, floor)
     same = render(identity, structure, other_floor)
     others = {
-        "same": _tensor(same.image),
+        "same": to_tensor(same.image),
         "near view": _drawn(identity, nearby_structure(rng, structure), other_floor),
         "other view": _drawn(identity, sample_structure(rng), other_floor),
-        "other palette": _drawn(_repainted(rng, identity), nearby_structure(rng, structure), other_floor),
-        "hue turned": turn_hue(_tensor(same.image), float(rng.uniform(0.25, 0.75))),
-        "other subject": _drawn(_other_plan(rng, identity, held_out), sample_structure(rng), other_floor),
+        "other palette": _drawn(repainted(rng, identity), nearby_structure(rng, structure), other_floor),
+        "hue turned": turn_hue(to_tensor(same.image), float(rng.uniform(0.25, 0.75))),
+        "other subject": _drawn(other_plan(rng, identity, held_out), sample_structure(rng), other_floor),
         "scrambled": scrambled(rng, same),
-        "other pattern": _drawn(_repatterned(rng, identity), nearby_structure(rng, structure), other_floor),
+        "other pattern": _drawn(repatterned(rng, identity), nearby_structure(rng, structure), other_floor),
         "displaced": _drawn(identity, _displaced(rng, structure), other_floor),
-        "relit": _tensor(render(identity, structure, other_floor, lamp=RELIT).image),
+        "relit": to_tensor(render(identity, structure, other_floor, lamp=RELIT).image),
     }
     return CalibrationCase(
-        reference=_tensor(reference.image), mask=torch.from_numpy(reference.mask), others=others
+        reference=to_tensor(reference.image), mask=torch.from_numpy(reference.mask), others=others
     )
 
 
@@ -95,10 +95,10 @@ def turn_hue(image: Tensor, turns: float) -> Tensor:
 
 
 def _drawn(identity: Identity, structure: Structure, floor: str) -> Tensor:
-    return _tensor(render(identity, structure, floor).image)
+    return to_tensor(render(identity, structure, floor).image)
 
 
-def _repainted(rng: np.random.Generator, identity: Identity) -> Identity:
+def repainted(rng: np.random.Generator, identity: Identity) -> Identity:
     """The same build in colours of which the first is another and the first two are not merely swapped."""
     while True:
         paint = sample_identity(rng, held_out=False)
@@ -106,7 +106,7 @@ def _repainted(rng: np.random.Generator, identity: Identity) -> Identity:
             return replace(identity, primary=paint.primary, secondary=paint.secondary, accent=paint.accent)
 
 
-def _repatterned(rng: np.random.Generator, identity: Identity) -> Identity:
+def repatterned(rng: np.random.Generator, identity: Identity) -> Identity:
     others = [pattern for pattern in PATTERNS if pattern != identity.pattern]
     return replace(identity, pattern=others[rng.integers(len(others))])
 
@@ -122,7 +122,7 @@ def _displaced(rng: np.random.Generator, structure: Structure) -> Structure:
     )
 
 
-def _other_plan(rng: np.random.Generator, identity: Identity, held_out: bool) -> Identity:
+def other_plan(rng: np.random.Generator, identity: Identity, held_out: bool) -> Identity:
     while (other := sample_identity(rng, held_out=held_out)).plan == identity.plan:
         pass
     return other
@@ -139,8 +139,8 @@ def scrambled(rng: np.random.Generator, drawn: Render) -> Tensor:
             from_row * side : (from_row + 1) * side, from_column * side : (from_column + 1) * side
         ]
         image[row * side : (row + 1) * side, column * side : (column + 1) * side] = source
-    return _tensor(image)
+    return to_tensor(image)
 
 
-def _tensor(image: np.ndarray) -> Tensor:
+def to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).float() / 255

@@ -123,9 +123,8 @@ class DemoModels:
             on_progress=lambda made: None,
         )
         for batch, images in pictures:
-            for row, (job, score) in enumerate(
-                zip(batch, measure(batch, images, self._rewarder, self._references), strict=True)
-            ):
+            scores, _ = measure(batch, images, self._rewarder, self._references)
+            for row, (job, score) in enumerate(zip(batch, scores, strict=True)):
                 place = self._shown.index(job.pair)
                 file = write_picture(folder / f"{place:02d}-{name}-{job.sample}.png", images[row])
                 scored = {key: value for key, value in sample_row(score).items() if key in SCORES}

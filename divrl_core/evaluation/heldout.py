@@ -14,6 +14,10 @@ Where the world is known (the pocket's), three more say what is true, and no rew
 - pose_change_deg: over the clean ones, how far view and joints have truly moved from the reference's.
 - identity_error: mean distance to the nearest true picture of the figure.
 
+Where a prompt has several pictures, two tell how they differ from each other (set_diversity.py): set_distance, and
+set_pose_deg where the world is known. Every other measure that a backbone gives is there by its name: those that the
+reward is not made of are named in `held_out_measures`.
+
 The row of an evaluation also holds `selection`, what the best LoRA is chosen by (see `selection_summary`).
 
 Pictures of one reference resemble each other, so standard errors take references, not pictures, as independent:
@@ -25,21 +29,24 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from ..config import RewardConfig
+from ..rewards.nssm import reference_structure
 from ..training.encoded_pairs import EncodedPairs
 from ..training.policy import Policy
 from ..training.processes import Processes
-from ..training.references import PromptPair, ReferenceSet, known_world
+from ..training.references import PromptPair, ReferenceSet, Truth, known_world
+from ..training.reward_formula import measures_in
 from ..training.rewarding import Rewarder
 from .generate import PictureJob, generate
 from .heldout_reward import HeldOutGroups, pointwise_rewards, rewards_of
 from .paired import TRUTHS, Difference, paired_differences
+from .set_diversity import Seen, set_values
 
 STREAM = "heldout"
 
@@ -56,7 +63,8 @@ class SampleScore:
     clean: float = math.nan  # 1 or 0; NaN where the world is not known
     identity_error: float = math.nan
     pose_change_deg: float = math.nan
-    reward: float | None = None  # what a reward that is no formula of nSSM and VSM pays; None where it is one
+    reward: float | None = None  # what a reward that is no formula of measures pays; None where it is one
+    more: Mapping[str, float] = field(default_factory=dict)  # further measures by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,7 @@ def evaluate(
     """
     jobs = heldout_jobs(references.pairs, images, seed=seed)
     places = {job: place for place, job in enumerate(jobs)}
-    measured: list[tuple[int, SampleScore]] = []
+    measured: list[tuple[int, SampleScore, Seen]] = []
     groups = HeldOutGroups() if rewarder.takes_groups else None
     for batch, pictures in generate(
         policy,
@@ -107,19 +115,24 @@ def evaluate(
         on_progress=on_progress,
         processes=processes,
     ):
-        scores = measure(batch, pictures, rewarder, references)
-        measured += [(places[job], score) for job, score in zip(batch, scores, strict=True)]
+        for job, score, seen in zip(batch, *measure(batch, pictures, rewarder, references), strict=True):
+            measured.append((places[job], score, seen))
         if groups is not None:
             groups.keep([places[job] for job in batch], pictures)
         on_pictures(batch, pictures)
-    samples = [score for _, score in sorted(processes.gather(measured), key=lambda one: one[0])]
+    measured = sorted(processes.gather(measured), key=lambda one: one[0])
+    samples = [score for _, score, _ in measured]
     if groups is not None:
         paid = groups.rewards(jobs, rewarder, references, processes)
         samples = [replace(sample, reward=reward) for sample, reward in zip(samples, paid, strict=True)]
     head = {"kind": "heldout", "stage": stage, "update": update, "steps": steps}
     cutoff = rewarder.consistency_cutoff
     summary = summarise(samples, consistency_cutoff=cutoff)
-    selection = selection_summary(rewarder.config, samples, gate=rewarder.gate)
+    seen_at = {place: seen for place, _, seen in measured}
+    for name, rows in set_values(jobs, seen_at, known_world(references)).items():
+        summary[name], summary[f"{name}_se"] = clustered_mean(rows)
+    summary["held_out_measures"] = held_out_measures(rewarder.config, samples)
+    selection = selection_summary(rewarder.config, samples, gates=rewarder.gates)
     return HeldOut(
         settings={
             "seed": seed,
@@ -127,9 +140,11 @@ def evaluate(
             "image_size_px": policy.size_px,
             "guidance_scale": policy.guidance,
             "dtype": str(policy.storage_dtype).removeprefix("torch."),
-            "backbone": rewarder.backbone.source,
+            "backbone": rewarder.sources[""],
+            **{f"{name}backbone": source for name, source in rewarder.sources.items() if name},
             "consistency_cutoff": cutoff,
-            "gate": rewarder.gate,
+            "gate": rewarder.gates.get("vsm"),
+            "gates": dict(rewarder.gates),
             "masks": references.mask_source,
         },
         summary=head | summary | selection,
@@ -139,37 +154,55 @@ def evaluate(
 
 def measure(
     jobs: Sequence[PictureJob], pictures: torch.Tensor, rewarder: Rewarder, references: ReferenceSet
-) -> list[SampleScore]:
-    """The scores of pictures (B, 3, H, W) made for these jobs, with what is true of them where that is known."""
-    scores = rewarder.scores_each(pictures, references, [job.pair.reference_id for job in jobs])
+) -> tuple[list[SampleScore], list[Seen]]:
+    """The scores of pictures (B, 3, H, W) made for these jobs, with what is true of them where that is known.
+
+    And of each what is compared with the other pictures of its prompt.
+    """
+    names = [job.pair.reference_id for job in jobs]
+    scores, features = rewarder.scores_each(pictures, references, names)
     paid: Sequence[float | None] = [None] * len(jobs)
     if rewarder.judge is not None and not rewarder.takes_groups:
         paid = pointwise_rewards(jobs, pictures, rewarder, references, scores)
-    truths: list[dict[str, float]] = [{}] * len(jobs)
     world = known_world(references)
+    truths: Sequence[Truth | None] = [None] * len(jobs)
     if world is not None:
-        truths = [
-            {
-                "clean": float(one.is_clean),
-                "identity_error": one.identity_error,
-                "pose_change_deg": one.pose_change_deg,
-            }
-            for one in world.truths(pictures, [job.pair for job in jobs])
-        ]
-    return [
-        SampleScore(
-            reference_id=job.pair.reference_id,
-            prompt=job.pair.prompt,
-            sample=job.sample,
-            nssm=nssm,
-            vsm=vsm,
-            reward=reward,
-            **truth,
+        truths = world.truths(pictures, [job.pair for job in jobs])
+    more = {name: values.tolist() for name, values in scores.more.items()}
+    pool = rewarder.backbone.settings.score.nssm_pool
+    samples, seen = [], []
+    for row, (job, truth) in enumerate(zip(jobs, truths, strict=True)):
+        samples.append(
+            SampleScore(
+                reference_id=job.pair.reference_id,
+                prompt=job.pair.prompt,
+                sample=job.sample,
+                nssm=float(scores.nssm[row]),
+                vsm=float(scores.vsm[row]),
+                reward=paid[row],
+                more={name: values[row] for name, values in more.items()},
+                **_true_values(truth),
+            )
         )
-        for job, nssm, vsm, reward, truth in zip(
-            jobs, scores.nssm.tolist(), scores.vsm.tolist(), paid, truths, strict=True
-        )
-    ]
+        mask = rewarder.reference(references, job.pair.reference_id).structure_mask
+        seen.append(Seen(reference_structure(features.structure[row], mask, pool=pool), truth))
+    return samples, seen
+
+
+def _true_values(truth: Truth | None) -> dict[str, float]:
+    if truth is None:
+        return {}
+    return {
+        "clean": float(truth.is_clean),
+        "identity_error": truth.identity_error,
+        "pose_change_deg": truth.pose_change_deg,
+    }
+
+
+def held_out_measures(reward: RewardConfig, samples: Sequence[SampleScore]) -> list[str]:
+    """The measures of the pictures that the reward is not made of, by name; of those that train, none is among them."""
+    taken = {"nssm", "vsm"}.union(*(sample.more for sample in samples))
+    return sorted(taken - measures_in(reward))
 
 
 def heldout_jobs(pairs: Sequence[PromptPair], images: int, *, seed: int) -> tuple[PictureJob, ...]:
@@ -217,6 +250,9 @@ def summarise(samples: Sequence[SampleScore], *, consistency_cutoff: float) -> d
             "identity_error": [(sample.reference_id, sample.identity_error) for sample in judged],
         }
         summary["n_clean"] = len(clean)
+    for name in dict.fromkeys(name for sample in samples for name in sample.more):
+        rows = [(sample.reference_id, sample.more.get(name, math.nan)) for sample in samples]
+        values[name] = [row for row in rows if not math.isnan(row[1])]
     for name, rows in values.items():
         summary[name], summary[f"{name}_se"] = clustered_mean(rows)
     return summary | {"n_consistent": len(consistent)}
@@ -241,17 +277,17 @@ def clustered_mean(values: Sequence[tuple[str, float]]) -> tuple[float, float]:
 
 
 def selection_summary(
-    reward: RewardConfig, samples: Sequence[SampleScore], *, gate: float
+    reward: RewardConfig, samples: Sequence[SampleScore], *, gates: Mapping[str, float]
 ) -> dict[str, float]:
     """`selection`, the held-out number that the best LoRA is chosen by, and `selection_se`; NaN where undefined.
 
-    It is the mean of what the reward pays for each picture. nssm: nSSM. vsm: VSM. linear: w VSM + (1 - w) nSSM. gated:
-    nSSM less the penalty for VSM below `gate`. own and remote: what the function or the server paid. brightness is not
+    It is the mean of what the reward pays for each picture: its formula where it is one (reward_formula.py). own and
+    remote: what the function or the server paid. brightness is not
     measured on held-out pictures: there nSSM stands in, so that a smoke test has a best LoRA too. Errors are those of
     the mean, clustered by reference.
     """
     names = [sample.reference_id for sample in samples]
-    values = zip(names, rewards_of(reward, samples, gate), strict=True)
+    values = zip(names, rewards_of(reward, samples, gates), strict=True)
     mean, error = clustered_mean([(name, value) for name, value in values if not math.isnan(value)])
     return {"selection": mean, "selection_se": error}
 
@@ -278,9 +314,9 @@ def paired_difference(before: HeldOut, after: HeldOut) -> dict[str, Difference]:
 
 def sample_row(sample: SampleScore) -> dict[str, Any]:
     """A picture's scores by name; its reward, and what is true of it, only where that is known."""
-    row = asdict(sample)
+    row = {part.name: getattr(sample, part.name) for part in fields(sample) if part.name != "more"}
     unknown = {*(TRUTHS if math.isnan(sample.clean) else ()), *(("reward",) if sample.reward is None else ())}
-    return {name: row[name] for name in row if name not in unknown}
+    return {name: row[name] for name in row if name not in unknown} | dict(sample.more)
 
 
 def _all_defined(values: Sequence[float | None]) -> bool:

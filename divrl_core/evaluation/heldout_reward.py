@@ -7,18 +7,20 @@ are made: the held-out pictures of one (reference, prompt) pair are its group, a
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..config import RewardConfig
-from ..rewards.gate import linear_reward, suppress_reward
 from ..rewards.score import Scores
 from ..training.processes import Processes
 from ..training.references import PromptPair, ReferenceSet
+from ..training.reward_formula import FORMULAS, formula_total, measures_in
 from ..training.reward_wire import from_eight_bit, to_eight_bit
 from ..training.rewarding import Rewarder
 from .generate import PictureJob
@@ -39,8 +41,7 @@ def pointwise_rewards(
     """What is paid for each of the pictures (B, 3, H, W), whose scores are known; NaN = undefined."""
     paid = [0.0] * len(jobs)
     for pair, rows in _rows_of_pairs(jobs).items():
-        own = Scores(scores.nssm[rows], scores.vsm[rows], scores.kept_count[rows])
-        totals = rewarder.pay(pictures[rows], references, pair, own).total.tolist()
+        totals = rewarder.pay(pictures[rows], references, pair, scores.select(rows)).total.tolist()
         for row, total in zip(rows, totals, strict=True):
             paid[row] = total
     return paid
@@ -79,24 +80,29 @@ class HeldOutGroups:
         return [total for _, total in sorted(processes.gather(paid))]
 
 
-def rewards_of(reward: RewardConfig, samples: Sequence[SampleScore], gate: float) -> list[float]:
-    """What the reward pays for each picture, as it was paid or by the rewards' own formulas; NaN where undefined."""
+def rewards_of(
+    reward: RewardConfig, samples: Sequence[SampleScore], gates: Mapping[str, float]
+) -> list[float]:
+    """What the reward pays for each picture, as it was paid or by the rewards' own formulas; NaN where undefined.
+
+    brightness is not measured on held-out pictures, and a function's or server's pay may be missing: there the
+    structure alone stands in.
+    """
     paid = [sample.reward for sample in samples if sample.reward is not None]
-    if samples and len(paid) == len(samples):
+    if not samples or len(paid) == len(samples):
         return paid
-    nssm, vsm = (
-        torch.tensor([getattr(sample, name) for sample in samples], dtype=torch.float64)
-        for name in ("nssm", "vsm")
-    )
-    match reward.kind:
-        case "gated":
-            total = suppress_reward(nssm, vsm, gate=gate, penalty_weight=reward.penalty_weight).total
-        case "linear":
-            total = linear_reward(nssm, vsm, vsm_weight=reward.vsm_weight).total
-        case kind:
-            total = vsm if kind == "vsm" else nssm
-    values: list[float] = total.tolist()
+    measures = {
+        name: torch.tensor([_value(sample, name) for sample in samples], dtype=torch.float64)
+        for name in measures_in(reward) or {reward.structure}
+    }
+    formula = reward if reward.kind in FORMULAS else replace(RewardConfig(), structure=reward.structure)
+    values: list[float] = formula_total(formula, measures, gates).tolist()
     return values
+
+
+def _value(sample: SampleScore, name: str) -> float:
+    value: float = getattr(sample, name) if name in ("nssm", "vsm") else sample.more.get(name, math.nan)
+    return value
 
 
 def _rows_of_pairs(jobs: Sequence[PictureJob]) -> dict[PromptPair, list[int]]:

@@ -49,7 +49,7 @@ def write_sample_sheet(
         on_progress=on_progress,
         processes=processes,
     ):
-        scores = rewarder.scores_each(images, references, [job.pair.reference_id for job in batch])
+        scores, _ = rewarder.scores_each(images, references, [job.pair.reference_id for job in batch])
         for row, job in enumerate(batch):
             caption = score_caption(scores.nssm[row].item(), scores.vsm[row].item())
             made.append((jobs.index(job), images[row].cpu(), caption))

@@ -13,7 +13,7 @@ from ..models.features.lite0 import Lite0Backbone
 from ..training.references import PromptPair, Reference, prompt_pairs
 from .figures import BACKGROUNDS, background_of, caption
 from .render import render
-from .truth import Truth, truth_of
+from .truth import Truth, changes, truth_of
 from .world import View, views_of
 
 FIRST_INDEX = 1_000_000  # beyond every identity that the pocket model itself was trained on
@@ -74,6 +74,11 @@ class PocketReferences:
             [view.structure for view in views],
             self._judge,
         )
+
+    def pose_apart_deg(self, pair: PromptPair, first: Truth, second: Truth) -> float:
+        """The change of pose from one picture of a pair to another: view, head, and the limbs that both show."""
+        identity = self.view(self._number(pair.reference_id)).identity
+        return changes(identity, first.structure, second.structure)[1]
 
     @cached_property
     def _judge(self) -> Lite0Backbone:

@@ -1,4 +1,4 @@
-"""From measures to rewards: explore, suppress, and the paper's comparisons.
+"""From measures to rewards: the gate, suppress, and the paper's linear weights.
 
 Everywhere: higher is better, shapes (B,), and NaN is "undefined": a reward that needs an undefined part is
 undefined too, never 0. Parts that were not measured are NaN; they do not touch a total that does not need
@@ -7,7 +7,8 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,12 +16,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward with its parts, each (B,); gap = max(0, s - vsm) is 0 where the gate is passed."""
+    """A reward with its parts, each (B,); gap is 0 where the gate is passed (see `gate_gap`).
+
+    more: other measures by name, those that the total needs and those that were asked for beside it.
+    """
 
     total: Tensor
     nssm: Tensor
     vsm: Tensor
     gap: Tensor
+    more: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def passes(nssm: Tensor, vsm: Tensor, *, gate: float) -> Tensor:
@@ -28,10 +33,27 @@ def passes(nssm: Tensor, vsm: Tensor, *, gate: float) -> Tensor:
     return (vsm >= gate) & ~nssm.isnan()  # False where VSM is NaN
 
 
-def explore_reward(nssm: Tensor, vsm: Tensor | None = None, *, gate: float | None = None) -> Reward:
-    """Stage 1: ``R1 = nSSM`` (arXiv:2606.23950, eq. 8); vsm and the gate s are only reported."""
-    vsm = _measured_or_nan(vsm, nssm)
-    return Reward(nssm, nssm, vsm, _gap(vsm, gate))
+def gate_gap(measures: Mapping[str, Tensor], gates: Mapping[str, float]) -> Tensor:
+    """How far a picture stays below its gates: ``sqrt(sum over gates of max(0, s - m)^2)``, (B,), 0 = all passed.
+
+    With VSM alone it is eq. 9's ``max(0, s - VSM)`` (arXiv:2606.23950). NaN where a measure is undefined.
+
+    Args:
+        measures: by name, each (B,), higher is better.
+        gates: the least value of each measure that goes unpunished; at least one.
+    """
+    if not gates:
+        raise ValueError("gate_gap needs at least one gate")
+    below = [(least - measures[name]).clamp_min(0) for name, least in gates.items()]
+    return below[0] if len(below) == 1 else torch.stack(below).square().sum(dim=0).sqrt()
+
+
+def gated_total(structure: Tensor, gap: Tensor, *, penalty_weight: float) -> Tensor:
+    """``structure - lambda gap^2``: eq. 9 (arXiv:2606.23950) for any structure and gates, (B,)."""
+    _check_same_length(structure, gap)
+    if penalty_weight < 0:
+        raise ValueError(f"penalty_weight must be at least 0, got {penalty_weight}")
+    return structure - penalty_weight * gap.square()
 
 
 def suppress_reward(nssm: Tensor, vsm: Tensor, *, gate: float, penalty_weight: float) -> Reward:
@@ -44,40 +66,21 @@ def suppress_reward(nssm: Tensor, vsm: Tensor, *, gate: float, penalty_weight: f
         penalty_weight: lambda, reward units per squared VSM, at least 0.
     """
     _check_same_length(nssm, vsm)
-    if penalty_weight < 0:
-        raise ValueError(f"penalty_weight must be at least 0, got {penalty_weight}")
-    gap = _gap(vsm, gate)
-    return Reward(nssm - penalty_weight * gap.square(), nssm, vsm, gap)
+    gap = gate_gap({"vsm": vsm}, {"vsm": gate})
+    return Reward(gated_total(nssm, gap, penalty_weight=penalty_weight), nssm, vsm, gap)
 
 
-def linear_reward(nssm: Tensor, vsm: Tensor, *, vsm_weight: float, gate: float | None = None) -> Reward:
-    """The paper's comparison: ``R = w VSM + (1 - w) nSSM`` with w in [0, 1]; the gate s is only reported."""
-    _check_same_length(nssm, vsm)
+def linear_total(structure: Tensor, vsm: Tensor, *, vsm_weight: float) -> Tensor:
+    """The paper's comparison: ``w VSM + (1 - w) structure`` with w in [0, 1], (B,)."""
+    _check_same_length(structure, vsm)
     if not 0 <= vsm_weight <= 1:
         raise ValueError(f"vsm_weight must lie in [0, 1], got {vsm_weight}")
-    return Reward(vsm_weight * vsm + (1 - vsm_weight) * nssm, nssm, vsm, _gap(vsm, gate))
-
-
-def vsm_reward(vsm: Tensor, nssm: Tensor | None = None, *, gate: float | None = None) -> Reward:
-    """The paper's comparison with identity alone: ``R = VSM``. nssm and the gate s are only reported."""
-    return Reward(vsm, _measured_or_nan(nssm, vsm), vsm, _gap(vsm, gate))
-
-
-def _gap(vsm: Tensor, gate: float | None) -> Tensor:
-    """``max(0, s - VSM)``; NaN where VSM or the gate is unknown."""
-    return torch.full_like(vsm, torch.nan) if gate is None else (gate - vsm).clamp_min(0)
-
-
-def _measured_or_nan(part: Tensor | None, like: Tensor) -> Tensor:
-    if part is None:
-        return torch.full_like(like, torch.nan)
-    _check_same_length(part, like)
-    return part
+    return vsm_weight * vsm + (1 - vsm_weight) * structure
 
 
 def _check_same_length(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise ValueError(
-            f"nssm and vsm must score the same samples: got shapes {tuple(first.shape)} "
+            f"both measures must score the same samples: got shapes {tuple(first.shape)} "
             f"and {tuple(second.shape)}"
         )

@@ -6,21 +6,22 @@ B generated pictures, N = h w cells of each, M cells of the reference's object. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from .correspondence import cell_places
+from .cropped import CroppedReference, cropped_reference
 from .features import FeatureBatch, VisualFeature
+from .measures import more_measures, pictures_at_once
 from .nssm import ReferenceStructure, nssm, reference_structure
 from .similarity import cosine_matrix, exponential_matrix, resize_mask, to_cells
 from .vsm import Agreement, Vsm, vsm
 
 LEAST_CELLS = 3
 """Two cells have one similarity between them: constant, so nSSM could never be defined."""
-
-CHUNK_ELEMENTS = 2**24
-"""Similarities held at once: 64 MB in float32. A large grid is scored a few pictures at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +55,19 @@ class ScoreSettings:
 class ReferenceFeatures:
     """One reference, ready to be compared with: its mask, its structure and the features of its object's cells.
 
-    mask: bool (h, w), the object on the backbone's grid; structure_mask: on the grid that nSSM reads, pooled. semantic:
-    (M, Cs). visual: each `values` is (M, C).
+    mask: bool (h, w), the object on the backbone's grid; structure_mask: on the grid that nSSM reads, pooled. places:
+    of the object's cells (M, 2). cropped: its structure inside its box. semantic: (M, Cs). visual: each `values` is
+    (M, C). image: (1, Ci), where the backbone has such a vector.
     """
 
     mask: Tensor
     structure_mask: Tensor
     structure: ReferenceStructure
+    places: Tensor
+    cropped: CroppedReference
     semantic: Tensor
     visual: tuple[VisualFeature, ...]
+    image: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,38 @@ class Scores:
     """Measures of B pictures, each (B,). NaN = undefined.
 
     nssm: in [0, 2], higher = built more differently. vsm: in [0, 1], higher = looks more like the reference.
-    kept_count: matches behind VSM (long); 0 where it is undefined for want of any.
+    kept_count: matches behind VSM (long); 0 where it is undefined for want of any. more: others that were asked for.
     """
 
     nssm: Tensor
     vsm: Tensor
     kept_count: Tensor
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def by_name(self) -> dict[str, Tensor]:
+        """All measures by name."""
+        return {"nssm": self.nssm, "vsm": self.vsm, **self.more}
+
+    @staticmethod
+    def cat(parts: Sequence[Scores]) -> Scores:
+        """The pictures of all parts, one after the other; parts hold the same measures."""
+        return Scores(
+            nssm=torch.cat([part.nssm for part in parts]),
+            vsm=torch.cat([part.vsm for part in parts]),
+            kept_count=torch.cat([part.kept_count for part in parts]),
+            more={name: torch.cat([part.more[name] for part in parts]) for name in parts[0].more},
+        )
+
+    def select(self, rows: Sequence[int]) -> Scores:
+        """The pictures at these places."""
+        chosen = list(rows)
+        return Scores(
+            nssm=self.nssm[chosen],
+            vsm=self.vsm[chosen],
+            kept_count=self.kept_count[chosen],
+            more={name: values[chosen] for name, values in self.more.items()},
+        )
 
 
 def reference_features(
@@ -107,10 +138,13 @@ def reference_features(
         mask=target_mask,
         structure_mask=structure_mask,
         structure=reference_structure(features.structure[0], structure_mask, pool=settings.nssm_pool),
+        places=cell_places(features.grid, device=features.semantic.device)[inside],
+        cropped=cropped_reference(features.structure[0], target_mask),
         semantic=to_cells(features.semantic[0])[inside],
         visual=tuple(
             replace(feature, values=to_cells(feature.values[0])[inside]) for feature in features.visual
         ),
+        image=features.image,
     )
 
 
@@ -120,6 +154,7 @@ def score_images(
     settings: ScoreSettings,
     *,
     generated_mask: Tensor | None = None,
+    more: Collection[str] = (),
 ) -> Scores:
     """nSSM and VSM of generated pictures against their reference (arXiv:2606.23950, eq. 3-7).
 
@@ -129,12 +164,13 @@ def score_images(
         settings: the backbone's.
         generated_mask: bool (B, H, W) in pixels, the objects in the generated pictures; only their cells are sources of
             VSM. None (training): all cells are. nSSM reads the reference's mask alone.
+        more: names of `MORE_MEASURES` to be measured too.
 
     Raises:
         ValueError: features of another grid, or another backbone, than the reference's.
     """
     sources = None if generated_mask is None else resize_mask(generated_mask, generated.grid)
-    chunk = max(1, CHUNK_ELEMENTS // (generated.grid[0] * generated.grid[1] * len(reference.semantic)))
+    chunk = pictures_at_once(generated.grid, len(reference.semantic))
     parts = []
     for start in range(0, len(generated), chunk):
         rows = slice(start, start + chunk)
@@ -146,6 +182,7 @@ def score_images(
         nssm=nssm(generated.structure, reference.structure),
         vsm=torch.cat([score for score, _ in parts]),
         kept_count=torch.cat([count for _, count in parts]),
+        more=more_measures(generated, reference, settings, more, masks=sources),
     )
 
 

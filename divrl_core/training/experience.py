@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..config import GrpoConfig
 from ..rewards.gate import Reward
+from ..rewards.novelty import novelty_bonus
 from ..rl.advantage import Advantages, group_advantages
 from .encoded_pairs import EncodedPairs
 from .placement import Unit, units_of_process
@@ -22,7 +23,7 @@ from .rewarding import Rewarder
 from .rollout import MicroBatch, SamplingPlan, roll_out
 from .update import Judged
 
-PARTS = ("total", "nssm", "vsm", "gap")
+PARTS = ("total", "nssm", "vsm", "gap")  # and what else the reward measures, by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def gather_experience(
         group_size=config.group_size,
         micro_batch=config.micro_batch,
         shares=config.optimizer_steps_per_rollout,
-        whole_groups=rewarder.takes_groups,
+        whole_groups=rewarder.wants_groups,
         in_lockstep=processes.in_lockstep,
     )
     batches: list[MicroBatch] = []
@@ -82,14 +83,14 @@ def gather_experience(
             if unit.is_stand_in:
                 continue
             pictures.append(policy.decode(batch.tokens))
-            if not rewarder.takes_groups or unit.samples[-1] == config.group_size - 1:
+            if not rewarder.wants_groups or unit.samples[-1] == config.group_size - 1:
                 queue.submit(torch.cat(pictures), references, pair)
                 pictures = []
         rewards = queue.collect()
         waited = queue.waited_seconds
     rollout_seconds = time.perf_counter() - started - waited
 
-    reward = _of_all_processes(rewards, mine, config, len(pairs), processes)
+    reward = _of_all_processes(rewards, mine, config, len(pairs), processes, rewarder.more_names)
     group_index = torch.arange(len(pairs)).repeat_interleave(config.group_size)
     advantages = group_advantages(
         reward.total,
@@ -98,6 +99,15 @@ def gather_experience(
         clamp=config.advantage_clamp,
         min_std=config.min_group_std,
     )
+    if config.diversity_weight:
+        values = novelty_bonus(
+            advantages.values,
+            reward.more["novelty"],
+            reward.gap == 0,
+            group_index,
+            weight=config.diversity_weight,
+        )
+        advantages = replace(advantages, values=values)
     _check_enough_valid(advantages, reward, config.min_valid_fraction, rewarder, processes)
     return Experience(
         judged=tuple(_judged(batch, advantages, config.group_size) for batch in batches),
@@ -114,6 +124,7 @@ def _of_all_processes(
     config: GrpoConfig,
     groups: int,
     processes: Processes,
+    more_names: Sequence[str],
 ) -> Reward:
     """Rewards of all samples of all processes, group by group, on the CPU.
 
@@ -125,12 +136,16 @@ def _of_all_processes(
         if not unit.is_stand_in
         for sample in unit.samples
     ]
-    whole = torch.zeros(len(PARTS), groups * config.group_size, dtype=torch.float32)
+    whole = torch.zeros(len(PARTS) + len(more_names), groups * config.group_size, dtype=torch.float32)
     if rewards:
-        whole[:, places] = torch.stack(
-            [torch.cat([getattr(reward, part).float().cpu() for reward in rewards]) for part in PARTS]
-        )
-    return Reward(**dict(zip(PARTS, processes.sum(whole), strict=True)))
+        rows = [[getattr(reward, part) for reward in rewards] for part in PARTS]
+        rows += [[reward.more[name] for reward in rewards] for name in more_names]
+        whole[:, places] = torch.stack([torch.cat([one.float().cpu() for one in row]) for row in rows])
+    summed = processes.sum(whole)
+    return Reward(
+        **dict(zip(PARTS, summed[: len(PARTS)], strict=True)),
+        more=dict(zip(more_names, summed[len(PARTS) :], strict=True)),
+    )
 
 
 def _judged(batch: MicroBatch, advantages: Advantages, group_size: int) -> Judged:

@@ -16,7 +16,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -76,10 +75,9 @@ class OwnReward:
         except Exception as error:
             raise ValueError(f"{where}: {_told(error)}") from error
         if isinstance(paid, Reward):
-            parts = {part.name: getattr(paid, part.name) for part in fields(paid)}
-            return Reward(
-                **{name: _checked(part, pictures, f"{where}: {name}") for name, part in parts.items()}
-            )
+            parts = {name: getattr(paid, name) for name in ("total", "nssm", "vsm", "gap")}
+            checked = {name: _checked(part, pictures, f"{where}: {name}") for name, part in parts.items()}
+            return Reward(checked["total"], checked["nssm"], checked["vsm"], checked["gap"])
         return _checked(paid, pictures, f"{where}: the reward")
 
 

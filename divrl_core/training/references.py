@@ -70,6 +70,9 @@ class KnownWorld(ReferenceSet, Protocol):
     def truths(self, pictures: Tensor, pairs: Sequence[PromptPair]) -> Sequence[Truth]:
         """The truth of pictures (B, 3, S, S) made for these pairs."""
 
+    def pose_apart_deg(self, pair: PromptPair, first: Truth, second: Truth) -> float:
+        """The true change of pose, in degrees, from one picture made for a pair to another."""
+
 
 class DataProblems(ValueError):
     """Everything that is wrong with the data: in `lines`, and in the message each on its own line."""

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from types import TracebackType
 from typing import NamedTuple
 
@@ -136,7 +135,8 @@ class RewardQueue:
     def _score(self, task: _Task) -> Reward:
         started = time.perf_counter()
         reward = self._rewarder.reward(*task)
-        reward = Reward(**{part.name: getattr(reward, part.name).cpu() for part in fields(reward)})
+        parts = {name: getattr(reward, name).cpu() for name in ("total", "nssm", "vsm", "gap")}
+        reward = Reward(**parts, more={name: values.cpu() for name, values in reward.more.items()})
         self.seconds += time.perf_counter() - started
         return reward
 

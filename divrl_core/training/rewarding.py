@@ -8,30 +8,38 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..config import RewardConfig
+from ..config import BackboneConfig, RewardConfig
 from ..models.features.base import Backbone, load_backbone
-from ..rewards.gate import Reward, explore_reward, linear_reward, suppress_reward, vsm_reward
-from ..rewards.score import ReferenceFeatures, Scores, reference_features, score_images
+from ..rewards.features import FeatureBatch
+from ..rewards.gate import Reward
+from ..rewards.measures import MORE_MEASURES
+from ..rewards.novelty import marginal_novelty
+from ..rewards.score import ReferenceFeatures, Scores
+from ..selection.diverse import structural_distances
+from .measurer import Measurer
 from .own_reward import OwnReward, RewardFunction
 from .references import PromptPair, Reference, ReferenceSet
 from .remote_reward import RemoteReward
 from .reward_device import is_same_device, usable_device
+from .reward_formula import (
+    HELD_OUT,
+    SECOND,
+    formula_total,
+    gap_or_unknown,
+    gates_of,
+    needed_measures,
+)
 
 logger = logging.getLogger("divrl")
 
-KEPT_REFERENCES = 512
 KEPT_PICTURES = 8  # of references, for a function or a server: a group after another asks for the same
-
-# (pictures (B, 3, H, W), their scores, settings, gate) -> Reward
-Formula = Callable[[Tensor, Scores, RewardConfig, float], Reward]
 
 
 class Judge(Protocol):
@@ -55,32 +63,13 @@ class Judge(Protocol):
         """What it pays for pictures (B, 3, H, W) of one pair: the totals (B,), or with parts."""
 
 
-def brightness_reward(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
+def brightness_reward(images: Tensor) -> Reward:
     """The smoke test: the mean of all pixels, in [0, 1]. Nothing is measured, so the parts are undefined."""
     total = images.float().mean(dim=(1, 2, 3))
     unknown = torch.full_like(total, torch.nan)
     return Reward(total=total, nssm=unknown, vsm=unknown, gap=unknown)
 
 
-def _nssm(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-    return explore_reward(scores.nssm, scores.vsm, gate=gate)
-
-
-def _gated(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-    return suppress_reward(scores.nssm, scores.vsm, gate=gate, penalty_weight=config.penalty_weight)
-
-
-def _vsm(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-    return vsm_reward(scores.vsm, scores.nssm, gate=gate)
-
-
-def _linear(images: Tensor, scores: Scores, config: RewardConfig, gate: float) -> Reward:
-    return linear_reward(scores.nssm, scores.vsm, vsm_weight=config.vsm_weight, gate=gate)
-
-
-REWARDS: Mapping[str, Formula] = MappingProxyType(
-    {"nssm": _nssm, "gated": _gated, "vsm": _vsm, "linear": _linear, "brightness": brightness_reward}
-)
 NEEDS_NO_SCORES = frozenset({"brightness"})
 
 
@@ -93,35 +82,61 @@ class Rewarder:
         backbone: Backbone,
         *,
         size_px: int,
+        second: Backbone | None = None,
+        held_out: Backbone | None = None,
         judge: Judge | None = None,
+        novelty_scale: float | None = None,
         device: torch.device | None = None,
         is_apart: bool = False,
     ) -> None:
         """`size_px`: side at which references are loaded. `judge`: the reward, where it is not a formula.
 
-        `device`: where the pictures that are paid for are wanted; None = the CPU. `is_apart`: the reward works
-        elsewhere than the model, so that scoring can go on beside sampling.
+        `second`, `held_out`: further backbones. `novelty_scale`: h of the diversity within a group; None = it is not
+        measured. `device`: where the pictures that are paid for are wanted; None = the CPU. `is_apart`: the reward
+        works elsewhere than the model, so that scoring can go on beside sampling.
         """
         self.config, self.backbone = config, backbone
-        self.gate = backbone.settings.gate if config.gate is None else config.gate
+        self.gates = gates_of(config, backbone, second)
         self.consistency_cutoff = backbone.settings.consistency_cutoff
         self.judge, self.is_apart = judge, is_apart
         self.takes_groups = config.function_takes == "group"
+        self.wants_groups = self.takes_groups or novelty_scale is not None
         self.device = device or torch.device("cpu")
-        self._size_px = size_px
+        self._size_px, self._novelty_scale = size_px, novelty_scale
         self._measures = config.kind not in NEEDS_NO_SCORES if judge is None else judge.needs_scores
-        self._kept: OrderedDict[str, ReferenceFeatures] = OrderedDict()
+        self._main = Measurer(backbone, size_px=size_px)
+        self._second = None if second is None else Measurer(second, size_px=size_px)
+        self._held_out = None if held_out is None else Measurer(held_out, size_px=size_px)
+        self._needed = needed_measures(config)
         self._pictures: OrderedDict[str, Reference] = OrderedDict()
+        if novelty_scale is not None and not self._measures:
+            raise ValueError(
+                f"grpo.diversity_weight needs a reward that is measured by a backbone, got reward.kind={config.kind}"
+            )
 
     @property
     def trouble(self) -> str:
         """Why rewards may be undefined, where the reward itself knows; else empty."""
         return "" if self.judge is None else self.judge.trouble
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The backbones in words, by the beginning of their measures' names."""
+        further = {SECOND: self._second, HELD_OUT: self._held_out}
+        return {"": self.backbone.source} | {
+            name: one.backbone.source for name, one in further.items() if one is not None
+        }
+
+    @property
+    def more_names(self) -> tuple[str, ...]:
+        """The further measures that `reward` tells of every sample, in the order of their names."""
+        names = {name for name in self._needed if name not in ("nssm", "vsm")} if self._measures else set()
+        return tuple(sorted(names | ({"novelty"} if self._novelty_scale is not None else set())))
+
     def reward(self, images: Tensor, references: ReferenceSet, pair: PromptPair) -> Reward:
         """Rewards of pictures (B, 3, H, W) in [0, 1] of one pair; each part (B,), NaN = undefined.
 
-        Where `takes_groups` says so, the pictures must be the pair's whole group. Raises ValueError with the term when
+        Where `wants_groups` says so, the pictures must be the pair's whole group. Raises ValueError with the term when
         a reward is infinite.
         """
         images = images.to(self.device)
@@ -131,8 +146,13 @@ class Rewarder:
             unknown = torch.full((len(images),), torch.nan, device=images.device)
             scores = Scores(unknown, unknown, torch.zeros_like(unknown, dtype=torch.long))
         reward = self.pay(images, references, pair, scores)
-        for term in ("nssm", "vsm", "total"):
-            if torch.isinf(getattr(reward, term)).any():
+        for term, values in {
+            "nssm": reward.nssm,
+            "vsm": reward.vsm,
+            **reward.more,
+            "total": reward.total,
+        }.items():
+            if torch.isinf(values).any():
                 raise ValueError(
                     f"reward: {term} of a picture of {pair.reference_id} is infinite; "
                     "look at the reference and its mask"
@@ -140,55 +160,71 @@ class Rewarder:
         return reward
 
     def pay(self, images: Tensor, references: ReferenceSet, pair: PromptPair, scores: Scores) -> Reward:
-        """The reward of pictures (B, 3, H, W) of one pair whose nSSM and VSM are known already."""
+        """The reward of pictures (B, 3, H, W) of one pair whose measures are known already."""
+        if self.judge is None and self.config.kind in NEEDS_NO_SCORES:
+            return brightness_reward(images)
+        measures = scores.by_name
+        gap = gap_or_unknown(measures, self.gates, scores.vsm)
         if self.judge is None:
-            return REWARDS[self.config.kind](images, scores, self.config, self.gate)
+            total = formula_total(self.config, measures, self.gates)
+            return Reward(total, scores.nssm, scores.vsm, gap, scores.more)
         reference = self._reference_picture(references, pair.reference_id)
         paid = self.judge(images.to(self.device), reference, pair, scores)
         if isinstance(paid, Reward):
-            return paid
-        return replace(explore_reward(scores.nssm, scores.vsm, gate=self.gate), total=paid)
+            return replace(paid, more=scores.more)
+        return Reward(paid, scores.nssm, scores.vsm, gap, scores.more)
 
     @torch.no_grad()
     def scores(self, images: Tensor, references: ReferenceSet, reference_id: str) -> Scores:
-        """nSSM and VSM of pictures (B, 3, H, W) in [0, 1] against one reference."""
-        reference = self.reference(references, reference_id)
-        return score_images(self.backbone.extract(images), reference, self.backbone.settings.score)
+        """nSSM, VSM and what else the reward needs of pictures (B, 3, H, W) in [0, 1] against one reference."""
+        features = self._main.look(images)
+        scores = self._main.scores(features, references, reference_id, self._own("", self._needed))
+        more = dict(scores.more)
+        if self._second is not None and any(name.startswith(SECOND) for name in self._needed):
+            wanted = self._own(SECOND, self._needed)
+            second = self._second.scores(self._second.look(images), references, reference_id, wanted)
+            more |= {name: values for name, values in _named(SECOND, second).items() if name in self._needed}
+        if self._novelty_scale is not None:
+            reference = self._main.reference(references, reference_id)
+            pool = self.backbone.settings.score.nssm_pool
+            distances = structural_distances(features.structure, reference.structure_mask, pool=pool)
+            more["novelty"] = marginal_novelty(distances, scale=self._novelty_scale).to(scores.nssm.device)
+        return replace(scores, more=more)
 
     @torch.no_grad()
-    def scores_each(self, images: Tensor, references: ReferenceSet, reference_ids: Sequence[str]) -> Scores:
-        """nSSM and VSM of pictures (B, 3, H, W), each against its own reference; one pass of the backbone."""
-        features = self.backbone.extract(images)
-        parts = [
-            score_images(
-                features.select(slice(row, row + 1)),
-                self.reference(references, reference_id),
-                self.backbone.settings.score,
-            )
-            for row, reference_id in enumerate(reference_ids)
-        ]
-        return Scores(
-            nssm=torch.cat([part.nssm for part in parts]),
-            vsm=torch.cat([part.vsm for part in parts]),
-            kept_count=torch.cat([part.kept_count for part in parts]),
-        )
+    def scores_each(
+        self, images: Tensor, references: ReferenceSet, reference_ids: Sequence[str]
+    ) -> tuple[Scores, FeatureBatch]:
+        """Every measure of every backbone, of pictures (B, 3, H, W) that have each their own reference; and features.
+
+        One pass of each backbone. Those of the second and of the held-out backbone begin with its name.
+        """
+        features = self._main.look(images)
+        scores = self._main.scores_each(features, references, reference_ids, self._main.available(features))
+        more = dict(scores.more)
+        for prefix, further in ((SECOND, self._second), (HELD_OUT, self._held_out)):
+            if further is not None:
+                seen = further.look(images)
+                measured = further.scores_each(seen, references, reference_ids, further.available(seen))
+                more |= {
+                    name: values.to(scores.vsm.device) for name, values in _named(prefix, measured).items()
+                }
+        return replace(scores, more=more), features
 
     def reference(self, references: ReferenceSet, reference_id: str) -> ReferenceFeatures:
-        """The reference, prepared; the last ones used are kept."""
-        if reference_id not in self._kept:
-            self.prepare(reference_id, references.load(reference_id, self._size_px))
-        self._kept.move_to_end(reference_id)
-        return self._kept[reference_id]
+        """The reference as the main backbone sees it, prepared; the last ones used are kept."""
+        return self._main.reference(references, reference_id)
 
-    @torch.no_grad()
     def prepare(self, reference_id: str, reference: Reference) -> None:
-        """Make a reference's features and keep them. Raises ValueError when its object is too small for the grid."""
-        features = self.backbone.extract(reference.image[None])
-        self._kept[reference_id] = reference_features(
-            features, reference.mask, self.backbone.settings.score, name=reference_id
-        )
-        if len(self._kept) > KEPT_REFERENCES:
-            self._kept.popitem(last=False)
+        """Make a reference's features and keep them. Raises ValueError when its object is too small for a grid."""
+        for measurer in (self._main, self._second, self._held_out):
+            if measurer is not None:
+                measurer.prepare(reference_id, reference)
+
+    @staticmethod
+    def _own(prefix: str, names: Collection[str]) -> frozenset[str]:
+        """Of the names with a prefix ("" = none) those of `MORE_MEASURES`, without it."""
+        return frozenset(name for name in MORE_MEASURES if prefix + name in names)
 
     def _reference_picture(self, references: ReferenceSet, reference_id: str) -> Reference:
         """The reference's picture and mask on the reward's device; the last ones used are kept."""
@@ -202,16 +238,22 @@ class Rewarder:
         return self._pictures[reference_id]
 
 
+def _named(prefix: str, scores: Scores) -> dict[str, Tensor]:
+    return {prefix + name: values for name, values in scores.by_name.items()}
+
+
 def open_rewarder(
     config: RewardConfig,
     *,
     size_px: int,
     model_device: torch.device,
     function: RewardFunction | None = None,
+    novelty_scale: float | None = None,
 ) -> Rewarder:
     """The reward as the settings say, with its backbone, on its device; a server is asked who it is.
 
-    `function` stands in place of the reward that config.kind names. Raises ValueError for a device, a function or a
+    `function` stands in place of the reward that config.kind names. `novelty_scale`: h of the diversity within a group,
+    where that is asked for. Raises ValueError for a device, a function or a
     server that cannot be used, FileNotFoundError when the backbone's weights are not installed.
     """
     device = usable_device(config.device) if config.device is not None else model_device
@@ -228,7 +270,14 @@ def open_rewarder(
         config,
         load_backbone(config.backbone, device=device),
         size_px=size_px,
+        second=_further(config.second_backbone, device),
+        held_out=_further(config.held_out_backbone, device),
         judge=judge,
+        novelty_scale=novelty_scale,
         device=torch.device("cpu") if is_remote else device,
         is_apart=is_remote or not is_same_device(device, model_device),
     )
+
+
+def _further(config: BackboneConfig, device: torch.device) -> Backbone | None:
+    return None if config.name is None else load_backbone(config, device=device)

@@ -160,7 +160,11 @@ def encode_run(
 def make_rewarder(config: TrainConfig, adapter: FluxAdapter, function: RewardFunction | None) -> Rewarder:
     """The reward with its backbone, on reward.device; `function` stands in place of the one the settings name."""
     return open_rewarder(
-        config.reward, size_px=size_of(config, adapter), model_device=adapter.device, function=function
+        config.reward,
+        size_px=size_of(config, adapter),
+        model_device=adapter.device,
+        function=function,
+        novelty_scale=config.grpo.diversity_scale if config.grpo.diversity_weight else None,
     )
 
 

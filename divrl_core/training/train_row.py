@@ -29,6 +29,7 @@ def train_row(
         "reward": reward.total[advantages.valid].double().mean().item(),
         "nssm": reward.nssm.double().nanmean().item(),
         "vsm": reward.vsm.double().nanmean().item(),
+        **{name: values.double().nanmean().item() for name, values in reward.more.items()},
         "gate_rate": (known_gap == 0).double().mean().item(),
         "reward_std_within": advantages.group_std.double().nanmean().item(),
         "flat_groups": advantages.flat_groups.double().mean().item(),

@@ -138,7 +138,7 @@ def test_the_settings_reach_the_features() -> None:
 
 
 def test_an_unknown_backbone_and_a_size_off_the_grid_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be one of lite0, lite2, pocket, .*, got 'lite1'"):
+    with pytest.raises(ValueError, match=r"must be one of lite0, lite2, pocket, .*, got 'lite1'"):
         load_backbone(BackboneConfig(name="lite1"))
     with pytest.raises(ValueError, match="multiple of 16, got 200"):
         load_backbone(BackboneConfig(image_size_px=200))

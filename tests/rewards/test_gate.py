@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divrl_core.rewards.gate import explore_reward, linear_reward, suppress_reward, vsm_reward
+from divrl_core.rewards.gate import gate_gap, gated_total, linear_total, passes, suppress_reward
 
 LAW = settings(deadline=None, derandomize=True, max_examples=60)
 NAN = float("nan")
@@ -41,46 +41,39 @@ def test_a_sample_exactly_at_the_gate_is_not_punished():
     assert reward.total.item() == pytest.approx(0.4)
 
 
-def test_explore_is_nssm_whatever_the_identity():
-    nssm = torch.tensor([0.2, 0.9])
-    assert torch.equal(explore_reward(nssm).total, nssm)
-    reported = explore_reward(nssm, torch.tensor([NAN, 0.1]), gate=0.5)
-    assert torch.equal(reported.total, nssm)
-    assert reported.gap.isnan().tolist() == [True, False]
-    assert reported.gap[1].item() == pytest.approx(0.4)
+def test_several_gates_cost_as_much_as_their_gaps_together():
+    # VSM .3 below .5 and coverage .1 below .5: gaps .2 and .4, together sqrt(.2), penalty 5 * .2 = 1
+    measures = {"vsm": torch.tensor([0.3, 0.9, 0.3]), "coverage": torch.tensor([0.1, 0.8, 0.7])}
+    gap = gate_gap(measures, {"vsm": 0.5, "coverage": 0.5})
+    torch.testing.assert_close(gap, torch.tensor([math.sqrt(0.2), 0.0, 0.2]))
+    total = gated_total(torch.tensor([0.4, 0.4, 0.4]), gap, penalty_weight=5.0)
+    torch.testing.assert_close(total, torch.tensor([-0.6, 0.4, 0.2]))
+
+
+def test_a_gate_with_an_undefined_measure_is_undefined():
+    measures = {"vsm": torch.tensor([0.9]), "coverage": torch.tensor([NAN])}
+    assert gate_gap(measures, {"vsm": 0.5, "coverage": 0.5}).isnan().all()
+    assert gate_gap(measures, {"vsm": 0.5}).item() == 0
+    assert passes(torch.tensor([NAN, 0.1]), torch.tensor([0.9, 0.9]), gate=0.5).tolist() == [False, True]
 
 
 def test_linear_weights_worked_by_hand():
-    reward = linear_reward(torch.tensor([0.8]), torch.tensor([0.4]), vsm_weight=0.25)
-    assert reward.total.item() == pytest.approx(0.7)
-
-
-def test_identity_alone_needs_no_nssm():
-    reward = vsm_reward(torch.tensor([0.4, NAN]), torch.tensor([NAN, 0.3]))
-    assert reward.total[0].item() == pytest.approx(0.4)
-    assert reward.total[1].isnan()
-    assert vsm_reward(torch.tensor([0.4])).nssm.isnan().all()
+    total = linear_total(torch.tensor([0.8]), torch.tensor([0.4]), vsm_weight=0.25)
+    assert total.item() == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(("nssm", "vsm"), [(NAN, 0.9), (NAN, 0.1), (0.5, NAN), (NAN, NAN)])
 def test_an_undefined_part_makes_the_reward_undefined_not_zero(nssm: float, vsm: float):
     parts = torch.tensor([nssm]), torch.tensor([vsm])
     assert suppress_reward(*parts, gate=0.5, penalty_weight=5.0).total.isnan().all()
-    assert linear_reward(*parts, vsm_weight=0.5).total.isnan().all()
-    assert explore_reward(*parts).total.isnan().item() == math.isnan(nssm)
+    assert linear_total(*parts, vsm_weight=0.5).isnan().all()
 
 
 def test_the_parts_of_a_reward_are_kept():
     nssm, vsm = torch.tensor([0.4]), torch.tensor([0.3])
-    for reward in (
-        suppress_reward(nssm, vsm, gate=0.5, penalty_weight=5.0),
-        linear_reward(nssm, vsm, vsm_weight=0.5, gate=0.5),
-        explore_reward(nssm, vsm, gate=0.5),
-        vsm_reward(vsm, nssm, gate=0.5),
-    ):
-        assert torch.equal(reward.nssm, nssm)
-        assert torch.equal(reward.vsm, vsm)
-        assert reward.gap.item() == pytest.approx(0.2)
+    reward = suppress_reward(nssm, vsm, gate=0.5, penalty_weight=5.0)
+    assert torch.equal(reward.nssm, nssm) and torch.equal(reward.vsm, vsm)
+    assert reward.gap.item() == pytest.approx(0.2)
 
 
 def test_settings_that_cannot_be_meant_are_refused():
@@ -88,6 +81,8 @@ def test_settings_that_cannot_be_meant_are_refused():
     with pytest.raises(ValueError, match="penalty_weight must be at least 0"):
         suppress_reward(one, one, gate=0.5, penalty_weight=-1.0)
     with pytest.raises(ValueError, match=r"vsm_weight must lie in \[0, 1\], got 1.5"):
-        linear_reward(one, one, vsm_weight=1.5)
+        linear_total(one, one, vsm_weight=1.5)
     with pytest.raises(ValueError, match=r"same samples: got shapes \(1,\) and \(2,\)"):
         suppress_reward(one, two, gate=0.5, penalty_weight=5.0)
+    with pytest.raises(ValueError, match="at least one gate"):
+        gate_gap({"vsm": one}, {})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from divrl_core.rewards import score as score_module
+from divrl_core.rewards import measures as measures_module
 from divrl_core.rewards.features import FeatureBatch, VisualFeature
 from divrl_core.rewards.score import (
     ScoreSettings,
@@ -69,7 +69,7 @@ def test_a_large_grid_scored_in_chunks_gives_the_same(monkeypatch: pytest.Monkey
     seen, settings = features(5), ScoreSettings(tau_s=0.1, tau_v=0.1)
     reference = reference_features(features(1, seed=9), object_mask(), settings)
     whole = score_images(seen, reference, settings)
-    monkeypatch.setattr(score_module, "CHUNK_ELEMENTS", 2 * 36 * len(reference.semantic))
+    monkeypatch.setattr(measures_module, "CHUNK_ELEMENTS", 2 * 36 * len(reference.semantic))
     chunked = score_images(seen, reference, settings)
     assert torch.equal(whole.vsm, chunked.vsm) and torch.equal(whole.kept_count, chunked.kept_count)
 

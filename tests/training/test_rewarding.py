@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from divrl_core.config import RewardConfig
+from divrl_core.config_reward import SecondBackboneConfig
 from divrl_core.models.features.base import Backbone, load_backbone
 from divrl_core.rewards.score import Scores
 from divrl_core.training.references import PromptPair, Reference
-from divrl_core.training.rewarding import REWARDS, Rewarder
+from divrl_core.training.reward_formula import formula_total, measures_in
+from divrl_core.training.rewarding import Rewarder
 
 from .tiny_run import ToyReferences
 
@@ -47,12 +49,13 @@ def test_the_reference_itself_has_no_structural_difference_and_full_identity(bac
 
 def test_scores_of_many_references_in_one_pass_equal_those_taken_one_by_one(backbone: Backbone) -> None:
     ours = rewarder(backbone, "nssm")
-    together = ours.scores_each(pictures(), REFERENCES, ["ant", "bee", "bee"])
+    together, features = ours.scores_each(pictures(), REFERENCES, ["ant", "bee", "bee"])
     apart = [
         ours.scores(pictures()[row : row + 1], REFERENCES, name)
         for row, name in enumerate(["ant", "bee", "bee"])
     ]
     assert torch.allclose(together.nssm, torch.cat([part.nssm for part in apart]), atol=1e-4)
+    assert len(features) == 3 and set(together.more) == {"nssm_cropped", "matched", "coverage", "extent"}
 
 
 @pytest.mark.parametrize(
@@ -67,13 +70,90 @@ def test_scores_of_many_references_in_one_pass_equal_those_taken_one_by_one(back
 )
 def test_each_named_reward_is_its_formula(kind: str, expected: list[float]) -> None:
     config = RewardConfig(kind=kind, penalty_weight=5.0, vsm_weight=0.75)  # type: ignore[arg-type]
-    reward = REWARDS[kind](torch.zeros(2, 3, 8, 8), scores([0.5, 0.5], [0.7, 0.2]), config, 0.6)
-    assert reward.total.tolist() == pytest.approx(expected)
+    total = formula_total(config, scores([0.5, 0.5], [0.7, 0.2]).by_name, {"vsm": 0.6})
+    assert total.tolist() == pytest.approx(expected)
 
 
 def test_the_gate_is_the_settings_own_or_else_the_backbones(backbone: Backbone) -> None:
-    assert rewarder(backbone, "gated").gate == backbone.settings.gate
-    assert rewarder(backbone, "gated", gate=0.123).gate == 0.123
+    assert rewarder(backbone, "gated").gates == {"vsm": backbone.settings.gate}
+    assert rewarder(backbone, "gated", gate=0.123).gates == {"vsm": 0.123}
+    assert rewarder(backbone, "gated", gates=("vsm", "coverage>=.4")).gates == {
+        "vsm": backbone.settings.gate,
+        "coverage": 0.4,
+    }
+
+
+def test_structure_and_gates_are_what_the_settings_name() -> None:
+    config = RewardConfig(
+        kind="gated", structure="matched", gates=("coverage>=0.5",), penalty_weight=2.0, structure_cap=0.3
+    )
+    assert measures_in(config) == {"matched", "coverage"}
+    measures = {"matched": torch.tensor([0.2, 0.9, 0.2]), "coverage": torch.tensor([0.5, 0.6, 0.1])}
+    # .9 is capped at .3; a coverage .4 below its gate costs 2 * .16
+    total = formula_total(config, measures, {"coverage": 0.5})
+    assert total.tolist() == pytest.approx([0.2, 0.3, 0.2 - 0.32])
+
+
+def test_the_reward_of_a_run_pays_for_the_measures_it_names(backbone: Backbone) -> None:
+    ours = rewarder(backbone, "gated", structure="nssm_cropped", gates=("extent>=0.9",), penalty_weight=1.0)
+    reward = ours.reward(pictures(), REFERENCES, ANT)
+    assert ours.more_names == ("extent", "nssm_cropped") == tuple(sorted(reward.more))
+    gap = (0.9 - reward.more["extent"]).clamp_min(0)
+    assert torch.allclose(reward.total, reward.more["nssm_cropped"] - gap**2, equal_nan=True)
+    assert reward.total[0].abs() < 1e-4
+
+
+def test_a_second_backbone_serves_the_gate_and_a_held_out_one_is_only_reported(backbone: Backbone) -> None:
+    config = RewardConfig(
+        kind="gated",
+        gates=("second.vsm", "second.extent>=0.5"),
+        second_backbone=SecondBackboneConfig(name="lite0", tau_s=0.6),
+    )
+    second = load_backbone(config.second_backbone)
+    ours = Rewarder(config, backbone, size_px=SIZE_PX, second=second, held_out=second)
+    assert ours.gates == {"second.vsm": second.settings.gate, "second.extent": 0.5}
+    reward = ours.reward(pictures(), REFERENCES, ANT)
+    alone = Rewarder(RewardConfig(), second, size_px=SIZE_PX).reward(pictures(), REFERENCES, ANT)
+    assert torch.equal(reward.more["second.vsm"], alone.vsm)
+    each, _ = ours.scores_each(pictures(), REFERENCES, ["ant"] * 3)
+    assert torch.allclose(each.more["held_out.nssm"], alone.nssm, atol=1e-4)
+    assert not any(name.startswith("held_out.") for name in reward.more)
+    assert set(ours.sources) == {"", "second.", "held_out."}
+
+
+def test_novelty_of_a_group_is_low_for_copies_of_each_other(backbone: Backbone) -> None:
+    ours = Rewarder(RewardConfig(), backbone, size_px=SIZE_PX, novelty_scale=0.2)
+    assert ours.wants_groups and not ours.takes_groups
+    ant, _, turned = pictures()
+    reward = ours.reward(torch.stack([ant, ant, ant, turned]), REFERENCES, ANT)
+    novelty = reward.more["novelty"]
+    assert torch.allclose(novelty[:3], novelty[0].expand(3), atol=1e-4)
+    assert novelty[3] > 2 * novelty[0]
+    with pytest.raises(ValueError, match=r"grpo\.diversity_weight needs a reward that is measured"):
+        Rewarder(RewardConfig(kind="brightness"), backbone, size_px=SIZE_PX, novelty_scale=0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gates": ("coverage",)}, "coverage has no gate of its own; write coverage>=NUMBER"),
+        ({"gates": ("sharpness>=.5",)}, "expected MEASURE>=NUMBER with vsm, coverage, extent, cosine"),
+        ({"gates": ()}, "needs different measures, at least one"),
+        ({"gates": ("vsm", "vsm>=.5")}, "needs different measures"),
+        ({"gates": ("vsm",), "gate": 0.5}, "reward.gate=0.5 and reward.gates exclude each other"),
+        ({"gates": ("second.vsm",)}, "set reward.second_backbone.name"),
+        ({"kind": "vsm", "structure_cap": 0.5}, "structure_cap says nothing with reward.kind=vsm"),
+    ],
+)
+def test_gates_that_cannot_be_meant_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RewardConfig(**{"kind": "gated", **changes})  # type: ignore[arg-type]
+
+
+def test_a_gate_on_the_cosine_needs_a_backbone_that_has_one(backbone: Backbone) -> None:
+    ours = rewarder(backbone, "gated", gates=("cosine>=0.5",))
+    with pytest.raises(ValueError, match="needs a backbone that has a vector"):
+        ours.reward(pictures(), REFERENCES, ANT)
 
 
 def test_brightness_is_the_mean_pixel_and_measures_nothing_else(backbone: Backbone) -> None:
@@ -88,8 +168,8 @@ def test_brightness_is_the_mean_pixel_and_measures_nothing_else(backbone: Backbo
 @pytest.mark.parametrize("kind", ["gated", "vsm", "linear"])
 def test_a_reward_that_needs_an_undefined_score_is_undefined_and_not_zero(kind: str) -> None:
     config = RewardConfig(kind=kind)  # type: ignore[arg-type]
-    reward = REWARDS[kind](torch.zeros(2, 3, 8, 8), scores([0.5, 0.5], [float("nan"), 0.5]), config, 0.6)
-    assert reward.total.isnan().tolist() == [True, False]
+    total = formula_total(config, scores([0.5, 0.5], [float("nan"), 0.5]).by_name, {"vsm": 0.6})
+    assert total.isnan().tolist() == [True, False]
 
 
 def test_an_infinite_reward_is_an_error_that_names_the_term(backbone: Backbone) -> None:

@@ -1,0 +1,122 @@
+"""What can be measured of pictures beside nSSM and VSM, from the same pass of the backbone.
+
+Shapes: B pictures, N = h w cells of each, M cells of the reference's object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .correspondence import Correspondence, correspondences
+from .cropped import cropped_nssm
+from .features import FeatureBatch
+from .matched import matched_distance
+from .similarity import cosine_matrix, to_cells
+
+if TYPE_CHECKING:
+    from .score import ReferenceFeatures, ScoreSettings
+
+MORE_MEASURES = ("nssm_cropped", "matched", "coverage", "extent", "cosine")
+
+CHUNK_ELEMENTS = 2**24
+"""Similarities held at once: 64 MB in float32. A large grid is scored a few pictures at a time."""
+
+
+def pictures_at_once(grid: tuple[int, int], targets: int) -> int:
+    """How many pictures' similarities with so many cells of the object are held at once; at least 1."""
+    return max(1, CHUNK_ELEMENTS // (grid[0] * grid[1] * targets))
+
+
+def more_measures(
+    generated: FeatureBatch,
+    reference: ReferenceFeatures,
+    settings: ScoreSettings,
+    names: Collection[str],
+    *,
+    masks: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The measures of these names, each (B,), NaN = undefined.
+
+    - nssm_cropped: nSSM inside the subject's box, in [0, 2] (cropped.py).
+    - matched: D_ts of the places found, in [0, 1] (matched.py).
+    - coverage: share of the object's cells that are found, in [0, 1] (correspondence.py).
+    - extent: cells of the picture that match some cell of the object, for each cell of it, at least 0: near 1 where the
+      subject is as large as in the reference, half where half of it is missing, whichever side it shows.
+    - cosine: of the whole pictures' vectors, in [-1, 1]; higher = more alike.
+
+    masks: bool (B, h, w), the objects in the pictures, or None. Raises ValueError for an unknown name, and for the
+    cosine where the backbone has no vector of the whole picture.
+    """
+    if unknown := sorted(set(names) - set(MORE_MEASURES)):
+        raise ValueError(f"there is no measure {unknown[0]!r}; there are {', '.join(MORE_MEASURES)}")
+    measured: dict[str, Tensor] = {}
+    if set(names) & {"nssm_cropped", "matched", "coverage"}:
+        found = find_cells(generated, reference, settings, masks)
+        if "nssm_cropped" in names:
+            measured["nssm_cropped"] = cropped_nssm(
+                generated.structure, found, reference.cropped, masks=masks
+            )
+        if "matched" in names:
+            measured["matched"] = matched_distance(found)
+        if "coverage" in names:
+            measured["coverage"] = found.coverage
+    if "extent" in names:
+        measured["extent"] = _extent(generated, reference, settings, masks)
+    if "cosine" in names:
+        if generated.image is None or reference.image is None:
+            raise ValueError(
+                "the cosine of whole pictures needs a backbone that has a vector of them (dinov2, clip, siglip)"
+            )
+        measured["cosine"] = F.cosine_similarity(generated.image.float(), reference.image.float())
+    return measured
+
+
+def _extent(
+    generated: FeatureBatch, reference: ReferenceFeatures, settings: ScoreSettings, masks: Tensor | None
+) -> Tensor:
+    chunk = pictures_at_once(generated.grid, len(reference.semantic))
+    parts = []
+    for start in range(0, len(generated), chunk):
+        rows = slice(start, start + chunk)
+        best = cosine_matrix(to_cells(generated.semantic[rows]), reference.semantic).amax(dim=2)
+        inside = best > settings.tau_s
+        if masks is not None:
+            inside = inside & masks[rows].flatten(1).to(inside.device)
+        parts.append(
+            (inside.float().sum(dim=1) / len(reference.semantic)).masked_fill(
+                best.isnan().any(dim=1), torch.nan
+            )
+        )
+    return torch.cat(parts)
+
+
+def find_cells(
+    generated: FeatureBatch,
+    reference: ReferenceFeatures,
+    settings: ScoreSettings,
+    masks: Tensor | None = None,
+) -> Correspondence:
+    """Where the object's cells are in B pictures, a few pictures at a time. `masks`: bool (B, h, w), or None."""
+    chunk = pictures_at_once(generated.grid, len(reference.semantic))
+    parts = []
+    for start in range(0, len(generated), chunk):
+        rows = slice(start, start + chunk)
+        parts.append(
+            correspondences(
+                cosine_matrix(to_cells(generated.semantic[rows]), reference.semantic),
+                reference.places,
+                generated.grid,
+                tau_s=settings.tau_s,
+                source_mask=None if masks is None else masks[rows].flatten(1).to(reference.semantic.device),
+            )
+        )
+    return Correspondence(
+        found=torch.cat([part.found for part in parts]),
+        places=torch.cat([part.places for part in parts]),
+        own=reference.places,
+    )

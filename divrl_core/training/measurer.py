@@ -1,0 +1,75 @@
+"""One backbone with the references that it has seen: pictures in, measures out, one pass a picture."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from ..models.features.base import Backbone
+from ..rewards.features import FeatureBatch
+from ..rewards.measures import MORE_MEASURES
+from ..rewards.score import ReferenceFeatures, Scores, reference_features, score_images
+from .references import Reference, ReferenceSet
+
+KEPT_REFERENCES = 512
+
+
+class Measurer:
+    """Measures of pictures against the references of a run. A reference's features are made once and kept."""
+
+    def __init__(self, backbone: Backbone, *, size_px: int) -> None:
+        """`size_px`: side at which references are loaded."""
+        self.backbone = backbone
+        self._size_px = size_px
+        self._kept: OrderedDict[str, ReferenceFeatures] = OrderedDict()
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> FeatureBatch:
+        """Features of pictures (B, 3, H, W) in [0, 1]."""
+        return self.backbone.extract(images)
+
+    def scores(
+        self, features: FeatureBatch, references: ReferenceSet, reference_id: str, more: Collection[str] = ()
+    ) -> Scores:
+        """nSSM, VSM and `more` measures of pictures of one reference."""
+        reference = self.reference(references, reference_id)
+        return score_images(features, reference, self.backbone.settings.score, more=more)
+
+    def scores_each(
+        self,
+        features: FeatureBatch,
+        references: ReferenceSet,
+        reference_ids: Sequence[str],
+        more: Collection[str] = (),
+    ) -> Scores:
+        """The same of pictures that have each their own reference."""
+        rows = enumerate(reference_ids)
+        return Scores.cat(
+            [
+                self.scores(features.select(slice(row, row + 1)), references, reference_id, more)
+                for row, reference_id in rows
+            ]
+        )
+
+    def available(self, features: FeatureBatch) -> tuple[str, ...]:
+        """The names of `more` that such features can be measured by."""
+        return tuple(name for name in MORE_MEASURES if name != "cosine" or features.image is not None)
+
+    def reference(self, references: ReferenceSet, reference_id: str) -> ReferenceFeatures:
+        """The reference, prepared; the last ones used are kept."""
+        if reference_id not in self._kept:
+            self.prepare(reference_id, references.load(reference_id, self._size_px))
+        self._kept.move_to_end(reference_id)
+        return self._kept[reference_id]
+
+    def prepare(self, reference_id: str, reference: Reference) -> None:
+        """Make a reference's features and keep them. Raises ValueError when its object is too small for the grid."""
+        features = self.look(reference.image[None])
+        self._kept[reference_id] = reference_features(
+            features, reference.mask, self.backbone.settings.score, name=reference_id
+        )
+        if len(self._kept) > KEPT_REFERENCES:
+            self._kept.popitem(last=False)
