@@ -119,10 +119,14 @@ class MtgBackbone:
 
         module = on_meta(build, torch.float32)
         expected = {name: value.shape for name, value in module.state_dict().items()}
-        weights = {
-            name: value.to(device, dtype if name.startswith(("unet.", "vae.")) else torch.float32)
-            for name, value in own_weights(tensors, expected, path=files.checkpoint).items()
-        }
+
+        def placed(name: str, value: Tensor) -> Tensor:
+            # copied out of the mapped file, in which a tensor may lie where other kernels, of other bits, take it
+            kind = dtype if name.startswith(("unet.", "vae.")) else torch.float32
+            return value.to(device, kind, copy=True)
+
+        own = own_weights(tensors, expected, path=files.checkpoint)
+        weights = {name: placed(name, value) for name, value in own.items()}
         module.load_state_dict(weights, assign=True)
         prompt = empty_prompt(files.base)
         if prompt.shape[-1] != module.prompt.shape[-1]:

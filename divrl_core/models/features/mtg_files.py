@@ -15,6 +15,7 @@ from ..tensor_headers import PICKLES, SAFETENSORS
 if TYPE_CHECKING:
     from ...config import BackboneConfig
 
+PATH, BASE_PATH = "reward.backbone.path", "reward.backbone.base_path"
 EXPERIMENT_FILE = "experiment_cfg.yaml"
 CHECKPOINT_NAME = "mtg_weights"  # the published file's, which wins where a folder holds several
 NAMED_BY_DIVRL = "abdo-eldesokey/mind-the-glitch"  # in DivRL's public code
@@ -27,8 +28,14 @@ BASE_FILES = (
     ("text_encoder/*.safetensors",),
     ("tokenizer/tokenizer.json", "tokenizer/vocab.json"),
 )
-_BASE_PATTERNS = ["unet/config.json", "vae/config.json", "text_encoder/*", "tokenizer/*"]
-_NOT_NEEDED = [*(f"*{ending}" for ending in PICKLES), "*.fp16.safetensors", "*.msgpack", "*.h5"]
+_BASE_PATTERNS = (
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/*.json",
+    "text_encoder/*.safetensors",
+    "tokenizer/*",
+)
+_OWN_PATTERNS = (EXPERIMENT_FILE, "*.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,26 +69,24 @@ def find_files(config: BackboneConfig) -> MtgFiles:
     """
     own, base = _own_folder(config), _base_folder(config)
     if own is None:
-        own = _download(
-            "reward.backbone.path", str(config.path), config.revision, [EXPERIMENT_FILE, "*.safetensors"]
-        )
+        own = _download(PATH, str(config.path), config.revision, _OWN_PATTERNS, "*/*")
     checkpoint, experiment = _files_of_folder(own)
     if base is None:
-        base = _download("reward.backbone.base_path", config.base_path or BASE_ID, None, _BASE_PATTERNS)
+        base = _download(BASE_PATH, config.base_path or BASE_ID, None, _BASE_PATTERNS, "*.fp16.safetensors")
     return MtgFiles(checkpoint=checkpoint, experiment=experiment, base=_checked_base(base))
 
 
 def _own_folder(config: BackboneConfig) -> Path | None:
     if config.path is None:
         raise ValueError(
-            "reward.backbone.path: mtg needs the folder or hub id of Mind-the-Glitch's weights (a .safetensors and "
+            f"{PATH}: mtg needs the folder or hub id of Mind-the-Glitch's weights (a .safetensors and "
             f"{EXPERIMENT_FILE}); DivRL's public code takes {NAMED_BY_DIVRL}"
         )
-    return _folder("reward.backbone.path", config.path)
+    return _folder(PATH, config.path)
 
 
 def _base_folder(config: BackboneConfig) -> Path | None:
-    return _folder("reward.backbone.base_path", config.base_path or BASE_ID)
+    return _folder(BASE_PATH, config.base_path or BASE_ID)
 
 
 def _folder(setting: str, path: str) -> Path | None:
@@ -101,7 +106,7 @@ def _files_of_folder(folder: Path) -> tuple[Path, Path]:
     experiment = folder / EXPERIMENT_FILE
     if not experiment.is_file():
         raise ValueError(
-            f"{folder}: no {EXPERIMENT_FILE} in it, which says what the weights are; it is published beside them"
+            f"{PATH}: {folder}: no {EXPERIMENT_FILE} in it, which says what the weights are; get it from where they are"
         )
     return _checkpoint(folder), experiment
 
@@ -114,8 +119,10 @@ def _checkpoint(folder: Path) -> Path:
             return (named or found)[0]
         if found:
             names = ", ".join(path.name for path in found)
-            raise ValueError(f"{folder}: one checkpoint is needed, got {names}; leave one of them there")
-    raise ValueError(f"{folder}: no .safetensors (or .pth) with the weights in it; download it again")
+            raise ValueError(f"{PATH}: {folder}: one checkpoint is needed, got {names}; leave one there")
+    raise ValueError(
+        f"{PATH}: {folder}: no checkpoint in it: a .safetensors file, or (not from the hub) a .pth"
+    )
 
 
 def _checked_base(folder: Path) -> Path:
@@ -123,17 +130,22 @@ def _checked_base(folder: Path) -> Path:
     for names in BASE_FILES:
         if not any(any(folder.glob(name)) for name in names):
             raise ValueError(
-                f"{folder}: Stable Diffusion 2.1 is needed here, and it lacks {' or '.join(names)}; download it again"
+                f"{BASE_PATH}: {folder}: a folder of Stable Diffusion 2.1 is needed, this one lacks "
+                f"{' or '.join(names)}; download it again"
             )
     return folder
 
 
-def _download(setting: str, hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+def _download(
+    setting: str, hub_id: str, revision: str | None, patterns: tuple[str, ...], unwanted: str
+) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=_NOT_NEEDED)
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=list(patterns), ignore_patterns=[unwanted]
+            )
         )
     except (OSError, errors.HFValidationError) as error:  # the hub's errors are OSErrors
         raise FileNotFoundError(f"{setting}: {hub_id}: {_reason(error)}") from error

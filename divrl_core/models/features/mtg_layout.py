@@ -142,22 +142,22 @@ def own_weights(
 ) -> dict[str, Tensor]:
     """The checkpoint's tensors under our names: exactly those of `expected`, in its shapes.
 
-    Raises ValueError in one line when weights are missing (how many, and the first), of another shape or left over.
+    Raises ValueError in one line when weights are of another shape, missing (how many, and the first) or left over.
     """
     names = {own: published_name(own) for own in expected}
+    for own, name in names.items():
+        shape = tuple(tensors[name].shape) if name in tensors else None
+        if shape not in (None, tuple(expected[own])):
+            raise ValueError(
+                f"{path}: {name} must be {tuple(expected[own])} by {EXPERIMENT_FILE} and the configurations of "
+                f"reward.backbone.base_path, got {shape}; they do not belong together"
+            )
     missing = [name for name in names.values() if name not in tensors]
     if missing:
         raise ValueError(
             f"{path}: {len(missing)} weights of Mind-the-Glitch are missing, the first is {missing[0]}; "
             "get it again"
         )
-    for own, name in names.items():
-        shape = tuple(tensors[name].shape)
-        if shape != tuple(expected[own]):
-            raise ValueError(
-                f"{path}: {name} must be {tuple(expected[own])} by {EXPERIMENT_FILE} and "
-                f"the configurations of reward.backbone.base_path, got {shape}; they do not belong together"
-            )
     known = set(names.values())
     extra = [name for name in tensors if name.startswith(_WHOLE) and name not in known]
     if extra:
