@@ -7,7 +7,8 @@ and under the empty prompt, and two stacks make semantic and visual features of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +19,8 @@ from ...rewards.score import ScoreSettings
 from ..fake_modules import on_meta
 from .base import BackboneSettings, Precision, merge_settings, resize_to_square
 from .diffusion_taps import TAPS, tap_width, unet_taps
-from .mtg_files import find_files
-from .mtg_layout import STACKS, own_weights, read_checkpoint, read_layout, stack_shape
+from .mtg_files import MtgFiles, find_files
+from .mtg_layout import STACKS, MtgLayout, own_weights, read_checkpoint, read_layout, stack_shape
 from .mtg_stacks import AggregationStack, StackShape
 from .sd21 import (
     PUBLISHED_TEXT_TOKENS,
@@ -97,46 +98,10 @@ class MtgBackbone:
         settings = merge_settings(CALIBRATED, config)
         _check_size(settings)
         files = find_files(config)
-        layout, tensors = read_layout(files.experiment), read_checkpoint(files.checkpoint)
-        unet, vae = read_config(files.base, "unet"), read_config(files.base, "vae")
-        where = str(files.base)
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-
-        def build() -> MindTheGlitch:
-            network = build_unet(unet, where)
-            widths = [tap_width(network.config.block_out_channels, tap) for tap in layout.taps]
-            shapes = [
-                stack_shape(tensors, stack, widths, layout.norm_groups, path=files.checkpoint)
-                for stack in STACKS
-            ]
-            return MindTheGlitch(
-                network,
-                build_encoder(vae, where),
-                shapes,
-                taps=layout.taps,
-                text_tokens=PUBLISHED_TEXT_TOKENS,
-            )
-
-        module = on_meta(build, torch.float32)
-        expected = {name: value.shape for name, value in module.state_dict().items()}
-
-        def placed(name: str, value: Tensor) -> Tensor:
-            # copied out of the mapped file, in which a tensor may lie where other kernels, of other bits, take it
-            kind = dtype if name.startswith(("unet.", "vae.")) else torch.float32
-            return value.to(device, kind, copy=True)
-
-        own = own_weights(tensors, expected, path=files.checkpoint)
-        weights = {name: placed(name, value) for name, value in own.items()}
-        module.load_state_dict(weights, assign=True)
-        prompt = empty_prompt(files.base)
-        if prompt.shape[-1] != module.prompt.shape[-1]:
-            raise ValueError(
-                f"{where}: the text encoder gives {prompt.shape[-1]} channels, the UNet takes "
-                f"{module.prompt.shape[-1]}; Stable Diffusion 2.1 is needed"
-            )
-        module.prompt = prompt.to(device, dtype)
-        origin = str(config.path).rstrip("/").rsplit("/", 1)[-1]
-        return cls(module.requires_grad_(False).eval(), settings, origin=origin)
+        module = _read(files, torch.device(device), dtype)
+        folder = Path(str(config.path)).expanduser()
+        return cls(module, settings, origin=folder.resolve().name if folder.is_dir() else str(config.path))
 
     @classmethod
     def without_weights(cls, config: BackboneConfig) -> MtgBackbone:
@@ -188,6 +153,39 @@ class MtgBackbone:
             structure=visual,
             visual=(VisualFeature(name="mtg", values=visual),),
         )
+
+
+def _read(files: MtgFiles, device: torch.device, dtype: torch.dtype) -> MindTheGlitch:
+    """The networks with their weights on the device, the UNet and the VAE in `dtype`."""
+    layout, tensors = read_layout(files.experiment), read_checkpoint(files.checkpoint)
+    module = on_meta(lambda: _empty(files, layout, tensors), torch.float32)
+    expected = {name: value.shape for name, value in module.state_dict().items()}
+    weights = own_weights(tensors, expected, path=files.checkpoint)
+    for name, value in weights.items():
+        # copied out of the mapped file, in which a tensor may lie where other kernels, of other bits, take it
+        kind = dtype if name.startswith(("unet.", "vae.")) else torch.float32
+        weights[name] = value.to(device, kind, copy=True)
+    module.load_state_dict(weights, assign=True)
+    prompt = empty_prompt(files.base)
+    if prompt.shape[-1] != module.prompt.shape[-1]:
+        raise ValueError(
+            f"{files.base}: the text encoder gives {prompt.shape[-1]} channels, the UNet takes "
+            f"{module.prompt.shape[-1]}; Stable Diffusion 2.1 is needed"
+        )
+    module.prompt = prompt.to(device, dtype)
+    return module.requires_grad_(False).eval()
+
+
+def _empty(files: MtgFiles, layout: MtgLayout, tensors: Mapping[str, Tensor]) -> MindTheGlitch:
+    """The networks that the files describe, without weights."""
+    where = str(files.base)
+    unet = build_unet(read_config(files.base, "unet"), where)
+    widths = [tap_width(unet.config.block_out_channels, tap) for tap in layout.taps]
+    shapes = [
+        stack_shape(tensors, stack, widths, layout.norm_groups, path=files.checkpoint) for stack in STACKS
+    ]
+    vae = build_encoder(read_config(files.base, "vae"), where)
+    return MindTheGlitch(unet, vae, shapes, taps=layout.taps, text_tokens=PUBLISHED_TEXT_TOKENS)
 
 
 def _check_size(settings: BackboneSettings) -> None:
