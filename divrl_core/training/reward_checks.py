@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..config import RewardConfig
+from ..models.features.mtg_files import mtg_problems
 from .own_reward import OwnReward
 from .remote_reward import RemoteReward
 from .reward_device import usable_device
 
 
 def reward_problems(config: RewardConfig) -> list[str]:
-    """What keeps the reward from being used, a line each: its device, its function, its server (which is asked)."""
+    """What keeps the reward from being used, a line each: device, function, backbone, server (which is asked)."""
     problems: list[str] = []
 
     def check(attempt: Callable[[], object]) -> None:
@@ -25,6 +26,8 @@ def reward_problems(config: RewardConfig) -> list[str]:
         check(lambda: usable_device(device))
     if function is not None:
         check(lambda: OwnReward.load(function))
+    if config.backbone.name == "mtg":
+        problems += mtg_problems(config.backbone)
     if config.kind == "remote":
         check(lambda: RemoteReward.connect(config.remote, takes_groups=config.function_takes == "group"))
     return problems

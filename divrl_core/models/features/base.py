@@ -23,10 +23,14 @@ Precision = Literal["float32", "bfloat16"]
 BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "lite0": ("lite0", "Lite0Backbone"),
+        "mtg": ("mtg", "MtgBackbone"),
         "pocket": ("lite0_heads", "PocketBackbone"),
     }
 )
 """The module in this folder and the class of each backbone; imported when it is loaded."""
+
+ONE_AT_A_TIME = frozenset({"mtg"})
+"""Backbones that take one picture after the other on every device: their working memory is one picture's."""
 
 
 @dataclass(frozen=True, kw_only=True)
