@@ -14,7 +14,7 @@ from ..config_reward import HeldOutBackboneConfig, SecondBackboneConfig
 from .demo_settings import demo_plan
 from .experiment_plan import BASE, EXPLORE_UPDATES, SUPPRESS_UPDATES, Arm, ExperimentPlan, lengthened
 
-FIGURES, PICTURES = 40, 120
+FIGURES, PICTURES, WATCHED = 40, 80, 16
 STRUCTURES: dict[Literal["nssm", "nssm_cropped", "matched"], float] = {
     "nssm": 10.0,
     "nssm_cropped": 10.0,
@@ -39,7 +39,9 @@ def reward_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
     pocket = BackboneConfig(name="pocket")
 
     def stage(config: TrainConfig, updates: int, **reward: Any) -> TrainConfig:
-        return replace(lengthened(config, updates), reward=RewardConfig(backbone=pocket, **reward))
+        longer = lengthened(config, updates)
+        run = replace(longer.run, eval_images=WATCHED)
+        return replace(longer, run=run, reward=RewardConfig(backbone=pocket, **reward))
 
     arms: list[Arm] = []
     for structure, weight in STRUCTURES.items():

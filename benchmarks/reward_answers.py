@@ -1,0 +1,155 @@
+"""What each measure and reward answers to pictures of one known change: the table and picture of docs/rewards.md.
+
+    python benchmarks/reward_answers.py --figures 100 --output docs/rewards
+
+True renders of held-out figures of the pocket world; backbone `pocket`, and `lite0` as the second. Writes answers.json,
+answers.md and answers.jpg.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from divrl_core.config import BackboneConfig, RewardConfig
+from divrl_core.config_reward import SecondBackboneConfig
+from divrl_core.evaluation.answer_cases import WANTED, answer_cases
+from divrl_core.evaluation.answers import Answers, answers_of, mean_and_error, separations
+from divrl_core.evaluation.calibration_cases import CalibrationCase
+from divrl_core.evaluation.experiment_report import markdown_table
+from divrl_core.evaluation.reward_plan import STRUCTURES, TWO_GATES
+from divrl_core.evaluation.sheets import SheetRow, contact_sheet
+from divrl_core.models.features.base import load_backbone
+from divrl_core.training.files import write_atomic_json, write_atomic_text
+from divrl_core.training.reward_formula import formula_total
+
+SEED = 3
+SHOWN = 3
+COLUMNS = (
+    ("nssm", "nSSM"),
+    ("nssm_cropped", "nSSM, cropped"),
+    ("matched", "matched"),
+    ("coverage", "coverage"),
+    ("vsm", "VSM"),
+    ("second.vsm", "lite0: VSM"),
+    ("second.matched", "lite0: matched"),
+    ("second.extent", "lite0: extent"),
+)
+
+
+def rewards() -> dict[str, RewardConfig]:
+    """The rewards that are compared, by their names in the table."""
+    once = ("vsm>=0.97",)
+    named = {f"explore: {name}": RewardConfig(kind="nssm", structure=name) for name in STRUCTURES}
+    named |= {
+        f"suppress: {name}, VSM": RewardConfig(
+            kind="gated", structure=name, gates=once, penalty_weight=weight
+        )
+        for name, weight in STRUCTURES.items()
+    }
+    named |= {
+        f"suppress: {name}, VSM and extent": RewardConfig(
+            kind="gated",
+            structure=name,
+            gates=TWO_GATES,
+            penalty_weight=weight,
+            second_backbone=SecondBackboneConfig(name="lite0"),
+        )
+        for name, weight in STRUCTURES.items()
+    }
+    return named
+
+
+def measured(cases: list[CalibrationCase]) -> Answers:
+    """The measures of backbone pocket, and those of lite0 as the second's."""
+    answers = answers_of(load_backbone(BackboneConfig(name="pocket")), cases)
+    second = answers_of(load_backbone(BackboneConfig(name="lite0")), cases)
+    return answers | {f"second.{name}": values for name, values in second.items()}
+
+
+def reward_values(config: RewardConfig, answers: Answers) -> dict[str, torch.Tensor]:
+    """What a reward pays for every picture, by change."""
+    gates = {gate.measure: float(gate.least or 0) for gate in config.asked if gate.least is not None}
+    return {
+        change: formula_total(config, {name: values[change] for name, values in answers.items()}, gates)
+        for change in WANTED
+    }
+
+
+def answers_table(answers: Answers) -> str:
+    """Means with standard errors, a row a change; in brackets how many are undefined."""
+    rows = [["change", "wanted", *(heading for _, heading in COLUMNS)]]
+    for change, wanted in WANTED.items():
+        cells = [mean_and_error(answers[name][change]) for name, _ in COLUMNS]
+        told = [f"{mean:.3f} ± {error:.3f}" + (f" ({lost})" if lost else "") for mean, error, lost in cells]
+        rows.append([change, wanted, *told])
+    return markdown_table(rows)
+
+
+def separation_table(answers: Answers) -> str:
+    """Three areas under the ROC curve for each reward."""
+    rows = [["reward", "new pose over copies", "new pose over damage", "copies over damage", "undefined"]]
+    for name, config in rewards().items():
+        values = reward_values(config, answers)
+        areas = separations(values)
+        lost = sum(int(one.isnan().sum()) for one in values.values())
+        count = sum(len(one) for one in values.values())
+        rows.append([name, *(f"{area:.2f}" for area in areas.values()), f"{lost} of {count}"])
+    return markdown_table(rows)
+
+
+def picture(cases: list[CalibrationCase], answers: Answers) -> bytes:
+    """A few figures under every change, with nSSM, cropped nSSM and matched under each."""
+    rows = []
+    for number, case in enumerate(cases[:SHOWN]):
+        captions = [
+            " · ".join(
+                f"{float(answers[name][change][number]):.2f}" for name in ("nssm", "nssm_cropped", "matched")
+            )
+            for change in WANTED
+        ]
+        results = [case.others[change] for change in WANTED]
+        rows.append(SheetRow(label="", reference=case.reference, results=results, captions=captions))
+    sheet = contact_sheet(
+        rows,
+        columns=["reference", *WANTED],
+        title="What is paid for one change: nSSM · cropped nSSM · matched",
+        cell_px=128,
+    )
+    return _jpeg(sheet)
+
+
+def _jpeg(sheet: object) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    sheet.save(buffer, "JPEG", quality=88)  # type: ignore[attr-defined]
+    return buffer.getvalue()
+
+
+@click.command()
+@click.option("--figures", type=click.IntRange(min=2), default=100, show_default=True)
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("docs/rewards"))
+def main(figures: int, output: Path) -> None:
+    """Write the answers of every measure and reward to OUTPUT."""
+    torch.set_num_threads(1)
+    cases = list(answer_cases(figures, seed=SEED))
+    answers = measured(cases)
+    output.mkdir(parents=True, exist_ok=True)
+    head = f"{figures} held-out figures, seed {SEED}; mean ± standard error, in brackets undefined pictures"
+    write_atomic_text(
+        output / "answers.md", f"{head}\n\n{answers_table(answers)}\n\n{separation_table(answers)}\n"
+    )
+    found = {
+        name: {change: [round(value, 4) for value in values.tolist()] for change, values in by_change.items()}
+        for name, by_change in answers.items()
+    }
+    write_atomic_json(output / "answers.json", found)
+    (output / "answers.jpg").write_bytes(picture(cases, answers))
+    click.echo((output / "answers.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
