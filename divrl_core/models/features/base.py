@@ -24,6 +24,10 @@ BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "lite0": ("lite0", "Lite0Backbone"),
         "pocket": ("lite0_heads", "PocketBackbone"),
+        "dinov2": ("dinov2", "Dinov2Backbone"),
+        "clip": ("clip", "ClipBackbone"),
+        "siglip": ("siglip", "SiglipBackbone"),
+        "transformers": ("any_vision", "AnyVisionBackbone"),
     }
 )
 """The module in this folder and the class of each backbone; imported when it is loaded."""
