@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from divrl_core.config import BackboneConfig, RewardConfig, from_mapping
+from divrl_core.models.encoder_trace import backbone_size
 from divrl_core.models.features.base import load_backbone
 from divrl_core.training.reward_checks import reward_problems
 from tests.models.small_vision import pictures, save_model, write_processor
@@ -96,6 +98,22 @@ def test_a_folder_that_cannot_serve_is_refused_and_named_before_a_run(
     said = refused("dinov2", folder)
     assert words in said and str(folder) in said
     assert reward_problems(config) == [said]
+
+
+def test_sizes_that_make_no_model_are_refused_in_the_run_and_in_the_plan(folder: Path) -> None:
+    config = BackboneConfig(name="dinov2", path=str(folder))
+    for changes, words in (
+        (
+            {"hidden_size": "wide"},
+            "its config.json makes no Dinov2Config: .*hidden_size.* expected int, got str",
+        ),
+        ({"hidden_size": 32, "hidden_act": "no such"}, "no such"),
+    ):
+        edit("config.json", **changes)(folder)
+        with pytest.raises(ValueError, match=words) as plan:
+            backbone_size(config, batch=1, size_px=64)
+        assert "\n" not in str(plan.value)
+        assert re.search(words, refused("dinov2", folder))
 
 
 def test_weights_that_lack_one_are_refused(folder: Path) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from ...rewards.features import FeatureBatch
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from ...config import BackboneConfig
 
 logger = logging.getLogger("divrl")
+
+Built = TypeVar("Built")
+NEEDED = "a vision transformer is needed (DINOv2, DINOv3, SigLIP, CLIP, ViT), or the packaged lite0"
+_INTERPOLATE = "interpolate_pos_encoding"
 
 
 class VisionTransformerBackbone(ABC):
@@ -98,7 +103,8 @@ class VisionTransformerBackbone(ABC):
         kind, model_config = cls._kind(files)
         settings = cls._settings(files, model_config, config)
         unit = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        return cls(kind(model_config).eval().requires_grad_(False), settings, unit, origin=files.origin)
+        model = _built(cls.name, kind, files, lambda: kind(model_config)).eval().requires_grad_(False)
+        return cls(model, settings, unit, origin=files.origin)
 
     @property
     def module(self) -> nn.Module:
@@ -163,18 +169,18 @@ class VisionTransformerBackbone(ABC):
         return merge_settings(patch_settings(size), config)
 
 
-NEEDED = "a vision transformer is needed (DINOv2, DINOv3, SigLIP, CLIP, ViT), or the packaged lite0"
-_INTERPOLATE = "interpolate_pos_encoding"
-
-
 def read_configuration(backbone: str, kind: Any, files: VisionFiles) -> Any:
     """A configuration of that class from config.json. Raises ValueError, in one line, when it does not fit."""
+    return _built(backbone, kind, files, lambda: kind.from_dict(files.vision))
+
+
+def _built(backbone: str, kind: type[Any], files: VisionFiles, build: Callable[[], Built]) -> Built:
     try:
-        return kind.from_dict(files.vision)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return build()
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"backbone {backbone}: {files.origin}: its config.json is no {kind.__name__}: {first_line}"
+            f"backbone {backbone}: {files.origin}: its config.json makes no {kind.__name__}: {reason}"
         ) from error
 
 
