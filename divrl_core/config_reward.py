@@ -15,6 +15,7 @@ GATE_MEASURES = ("vsm", "coverage", "extent", "cosine")
 _GATE = re.compile(rf"((?:second\.)?(?:{'|'.join(GATE_MEASURES)}))(?:>=(-?\d*\.?\d+))?")
 
 BackboneName = Literal["lite0", "lite2", "pocket", "mtg", "dinov2", "clip", "siglip", "transformers"]
+PACKAGED_BACKBONES = ("lite0", "lite2", "pocket")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,20 @@ class BackboneConfig(Settings):
     consistency_cutoff: float | None = setting(
         None, "VSM above which a picture counts as consistent in evaluation.", at_least=0, below=1
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name in PACKAGED_BACKBONES and (self.path is not None or self.revision is not None):
+            raise ValueError(
+                f"reward.backbone.path and .revision say nothing with reward.backbone.name={self.name}, whose weights "
+                "are packaged: leave them out, or name the backbone that they are for, "
+                f"got path={self.path} and revision={self.revision}"
+            )
+        if self.name == "transformers" and self.path is None:
+            raise ValueError(
+                "reward.backbone.name=transformers needs reward.backbone.path: a folder or hub id of a vision model "
+                "with patch tokens"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,8 +95,16 @@ class VisionBackbone:
             # CLIP's last layer serves the pooled output alone; the one before it is what others read patches from.
             is_clip = self._model.model_type == "clip_vision_model"
             tokens = output["penultimate_hidden_states" if is_clip else "last_hidden_state"]
-            scale = self.settings.colour_scale
-            parts.append(patch_features(tokens.to(device), part, colour_scale=scale, name=self.source))
+            pooled = output["image_embeds"]
+            parts.append(
+                patch_features(
+                    tokens.to(device),
+                    part,
+                    colour_scale=self.settings.colour_scale,
+                    name=self.source,
+                    image=pooled if pooled.ndim == 2 else None,  # SigLIP's are all tokens, not pooled
+                )
+            )
         return FeatureBatch.cat(parts).to(scoring_device(device))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
+
+from divrl_core.config_reward import BackboneName
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,6 +55,22 @@ def choice(name: str, *choices: str, help: str) -> Callable[[Command], Command]:
     kind = click.Choice(choices)
     metavar = "|".join(choices)
     return click.option(name, metavar=metavar, type=kind, default=choices[0], show_default=True, help=help)
+
+
+def backbone_options() -> Callable[[Command], Command]:
+    """`--backbone NAME` and `--backbone-path FOLDER_OR_ID`, as `reward.backbone.name` and `.path`."""
+
+    def add(command: Command) -> Command:
+        where = text(
+            "--backbone-path",
+            metavar="FOLDER_OR_ID",
+            absent="the backbone's own",
+            help="Folder or hub id of the backbone's weights.",
+        )
+        names = get_args(BackboneName)
+        return choice("--backbone", *names, help="What measures: docs/rewards.md, Backbones.")(where(command))
+
+    return add
 
 
 def number(

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
+from divrl_core.config import BackboneConfig
+from divrl_core.config_reward import BackboneName
+
 from .dry_run import print_dry_run
-from .options import flag, output_folder, path
+from .options import backbone_options, flag, output_folder, path
 
 
 @click.command(short_help="Pictures against their references: a table, a CSV file, a sheet.")
@@ -25,9 +28,18 @@ from .options import flag, output_folder, path
     absent="alpha channel, else the whole picture",
     help="The references' object masks: one picture, or a folder.",
 )
+@backbone_options()
 @output_folder("runs/score", "Where scores.csv and sheet.jpg are written.")
 @flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
-def score(images: Path, references: Path, mask: Path | None, output: Path, dry_run: bool) -> None:
+def score(
+    images: Path,
+    references: Path,
+    mask: Path | None,
+    backbone: BackboneName,
+    backbone_path: str | None,
+    output: Path,
+    dry_run: bool,
+) -> None:
     """Score pictures by nSSM and VSM against the subject they should show.
 
     nSSM, 0 to 2: higher is more different in structure. VSM, 0 to 1: higher is more faithful in identity.
@@ -38,15 +50,16 @@ def score(images: Path, references: Path, mask: Path | None, output: Path, dry_r
     for option, file in (("--images", images), ("--reference", references), ("--mask", mask)):
         if file is not None and not file.exists():
             raise FileNotFoundError(f"{option}: there is no file or folder {file}")
+    measure = BackboneConfig(name=backbone, path=backbone_path)
 
     if dry_run:
         from divrl_core.evaluation.dry_runs import score_lines
 
         print_dry_run(
-            score_lines(images, references, mask), output=f"{output}/scores.csv, {output}/sheet.jpg"
+            score_lines(images, references, mask, measure), output=f"{output}/scores.csv, {output}/sheet.jpg"
         )
         return
 
     from divrl_core.evaluation.score import score_folder
 
-    click.echo(str(score_folder(images, references, mask=mask, output=output)))
+    click.echo(str(score_folder(images, references, mask=mask, output=output, backbone=measure)))

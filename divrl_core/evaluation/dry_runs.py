@@ -18,6 +18,7 @@ from ..models.pipeline_config import PipelineConfig, pipeline_config
 from ..models.traced_model import config_key, transformer_on_meta
 from ..training.plan_text import gib
 from ..training.preflight import model_problems, raise_problems
+from ..training.reward_checks import check_backbone
 from ..training.sampling_memory import sampling_memory
 from .attention_maps import checked_points
 from .lora_request import is_letterboxed, layout_of, model_of, trained_with
@@ -104,18 +105,22 @@ def _looked_at(asked: Request) -> tuple[list[str], PipelineConfig, tuple[int, in
     return lines, pipeline, size
 
 
-def score_lines(images: Path, references: Path, mask: Path | None) -> list[str]:
+def score_lines(
+    images: Path, references: Path, mask: Path | None, backbone: BackboneConfig | None = None
+) -> list[str]:
     """What scoring takes, a line each. Raises FileNotFoundError, or DataProblems with all that is wrong."""
+    backbone = backbone or BackboneConfig()
+    check_backbone(backbone)
     inputs = read_inputs(images, references, mask)
     shapes = {(picture.reference_id, picture.shape) for picture in inputs.pictures}
     passes = -(-len(inputs.pictures) // BATCH_SIZE) + len(shapes)
     side = max(max(picture.shape) for picture in inputs.pictures)
     batch = min(BATCH_SIZE, len(inputs.pictures))
-    size, _ = backbone_size(BackboneConfig(), batch=batch, size_px=side)
+    size, _ = backbone_size(backbone, batch=batch, size_px=side)
     known = len({picture.reference_id for picture in inputs.pictures})
     return [
         f"pictures: {len(inputs.pictures)} in {images}; references: {known}, masks: {inputs.references.mask_source}",
-        f"backbone: {BackboneConfig().name}, at least {passes} passes of at most {BATCH_SIZE} pictures",
+        f"backbone: {backbone.name}, at least {passes} passes of at most {BATCH_SIZE} pictures",
         f"memory: {gib(size.weights + size.working)}",
     ]
 

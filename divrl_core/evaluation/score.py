@@ -37,15 +37,17 @@ def score_folder(
     *,
     output: Path,
     mask: Path | None = None,
-    backbone: Backbone | None = None,
+    backbone: Backbone | BackboneConfig | None = None,
 ) -> ScoredFolder:
     """Score pictures against their references; writes `scores.csv` and `sheet.jpg` into `output`.
 
-    How pictures, references and masks find each other: `score_inputs.py`. `backbone` None: the embedded lite0.
+    How pictures, references and masks find each other: `score_inputs.py`. `backbone` None: the packaged lite0; of
+    settings it is loaded, once the pictures are known to be sound.
     Raises FileNotFoundError for a path that is not there, DataProblems (ValueError) with all that is wrong otherwise.
     """
     inputs = read_inputs(images, references, mask)
-    backbone = backbone or load_backbone(BackboneConfig())
+    if backbone is None or isinstance(backbone, BackboneConfig):
+        backbone = load_backbone(backbone or BackboneConfig())
     prepared = _prepare(inputs, backbone)
     result = ScoredFolder(
         scores=tuple(_scores(inputs, prepared, backbone)),

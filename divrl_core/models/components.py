@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -39,6 +40,18 @@ def load_module(
     """
     path = folder.part(component)
     logger.info("loading %s (%s, %s)", component, kind.__name__, str(dtype).removeprefix("torch."))
+    module, missing = read_module(path, kind, dtype=dtype, device=device)
+    refuse_missing(path, kind, missing)
+    return module
+
+
+def read_module(
+    path: Path, kind: type[Module], *, dtype: torch.dtype, device: torch.device, **options: Any
+) -> tuple[Module, list[str]]:
+    """A module from its folder, as above, and the names of its weights that are not in the files.
+
+    Those hold random numbers: both libraries go on without a word. `options` are for `from_pretrained`.
+    """
     loader: Any = kind
     try:
         with quiet():
@@ -50,22 +63,25 @@ def load_module(
                 use_safetensors=True,
                 output_loading_info=True,
                 local_files_only=True,
+                **options,
             )
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "meta tensor" in first_line:  # what is left on the way to a GPU where files lack a weight
-            first_line = "weights are missing in the files; download or save the pipeline again"
+            first_line = "weights are missing in the files; download or save the model again"
         raise ValueError(f"{path}: could not be loaded as {kind.__name__}: {first_line}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:  # both libraries fill the gaps with random numbers and go on
+    return module.requires_grad_(False).eval(), sorted(report["missing_keys"])
+
+
+def refuse_missing(path: Path, kind: type[nn.Module], missing: list[str]) -> None:
+    """Raise ValueError when weights are missing, with their number and the first."""
+    if missing:
         raise ValueError(
             f"{path}: {len(missing)} weights of {kind.__name__} are not in the files, the first is "
-            f"{missing[0]}; download or save the pipeline again"
+            f"{missing[0]}; download or save it again"
         )
-    loaded: Module = module.requires_grad_(False).eval()
-    return loaded
 
 
 @contextmanager

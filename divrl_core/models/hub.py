@@ -193,16 +193,29 @@ def _download(hub_id: str, revision: str | None, transformer_file: Path | None) 
             snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=unwanted)
         )
     except (OSError, errors.HFValidationError) as error:  # the hub's errors are OSErrors
-        raise _hub_error(hub_id, revision, error) from error
+        raise hub_error(hub_id, revision, error) from error
 
 
-def _hub_error(hub_id: str, revision: str | None, error: Exception) -> Exception:
-    """The hub's refusal in one line that says what to do. Order matters: some are subclasses of others."""
+def hub_error(
+    hub_id: str,
+    revision: str | None,
+    error: Exception,
+    *,
+    kind: str = "a diffusers pipeline",
+    needed: str = INDEX_FILE,
+    licence: str = "FLUX.1 [dev] models stand under the FLUX.1 [dev] Non-Commercial License",
+    offline: str = 'go online, or download it elsewhere and give its folder; "pocket" needs no network',
+) -> Exception:
+    """The hub's refusal in one line that says what to do. Order matters: some are subclasses of others.
+
+    kind, needed: what was looked for, and the file that shows it. licence: said of a gated model. offline: what to do
+    without a network.
+    """
     page = f"https://huggingface.co/{hub_id}"
     if isinstance(error, errors.GatedRepoError):
         return ValueError(
             f"{hub_id}: gated on the hub: accept its licence on {page}, then log in with `hf auth login` "
-            "and try again (FLUX.1 [dev] models stand under the FLUX.1 [dev] Non-Commercial License)"
+            f"and try again ({licence})"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return FileNotFoundError(
@@ -215,10 +228,9 @@ def _hub_error(hub_id: str, revision: str | None, error: Exception) -> Exception
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return FileNotFoundError(
-            f"{hub_id}: no such folder here, not in the local cache, and the hub cannot be reached; "
-            'go online, or download it elsewhere and give its folder; "pocket" needs no network'
+            f"{hub_id}: no such folder here, not in the local cache, and the hub cannot be reached; {offline}"
         )
     if isinstance(error, errors.EntryNotFoundError):
-        return ValueError(f"{hub_id}: not a diffusers pipeline: the hub has no {INDEX_FILE} in it")
+        return ValueError(f"{hub_id}: not {kind}: the hub has no {needed} in it")
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return FileNotFoundError(f"{hub_id}: could not be downloaded: {first_line}")

@@ -24,6 +24,7 @@ from ..settings import to_mapping
 from .own_reward import OwnReward
 from .references import PromptPair, Reference
 from .reward_bodies import read_question
+from .reward_checks import check_backbone
 from .reward_device import usable_device
 from .reward_wire import (
     IDENTITY_HEADER,
@@ -170,6 +171,7 @@ def check_served(config: RewardConfig) -> None:
     """Raise ValueError for a reward that cannot be served."""
     if config.kind == "remote":
         raise ValueError("reward.kind=remote is itself a server's: name the reward that this one shall give")
+    check_backbone(config.backbone)
     if config.function is not None:
         OwnReward.load(config.function)
 

@@ -25,6 +25,10 @@ BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "lite0": ("lite0", "Lite0Backbone"),
         "mtg": ("mtg", "MtgBackbone"),
         "pocket": ("lite0_heads", "PocketBackbone"),
+        "dinov2": ("dinov2", "Dinov2Backbone"),
+        "clip": ("clip", "ClipBackbone"),
+        "siglip": ("siglip", "SiglipBackbone"),
+        "transformers": ("any_vision", "AnyVisionBackbone"),
     }
 )
 """The module in this folder and the class of each backbone; imported when it is loaded."""

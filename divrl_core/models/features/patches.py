@@ -46,7 +46,9 @@ def patch_grid(tokens: int, name: str) -> tuple[int, int]:
     return side, prefix
 
 
-def patch_features(tokens: Tensor, images: Tensor, *, colour_scale: float, name: str) -> FeatureBatch:
+def patch_features(
+    tokens: Tensor, images: Tensor, *, colour_scale: float, name: str, image: Tensor | None = None
+) -> FeatureBatch:
     """Features on the grid of patches.
 
     Args:
@@ -54,6 +56,7 @@ def patch_features(tokens: Tensor, images: Tensor, *, colour_scale: float, name:
         images: the pictures (B, 3, H, W) in [0, 1] that the tokens are of.
         colour_scale: distance of colours at which their similarity is 1/e.
         name: the model's, for errors.
+        image: (B, C), the whole pictures in one vector each, where the model has one.
 
     Raises ValueError when the tokens are no grid, or not of these pictures.
     """
@@ -71,6 +74,7 @@ def patch_features(tokens: Tensor, images: Tensor, *, colour_scale: float, name:
             VisualFeature(name="patches", values=patches),
             VisualFeature(name="colour", values=colour, kernel="exponential", scale=colour_scale),
         ),
+        image=None if image is None else image.to(patches),
     )
 
 
