@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .dry_run import print_dry_run
 from .options import flag, output_folder, path
+from .segmenter_options import segmenter_options
+
+if TYPE_CHECKING:
+    from divrl_core.config import SegmenterConfig
 
 
 @click.command(short_help="Pictures against their references: a table, a CSV file, a sheet.")
@@ -22,12 +27,20 @@ from .options import flag, output_folder, path
 @path(
     "--mask",
     metavar="PATH",
-    absent="alpha channel, else the whole picture",
+    absent="alpha channel, else --segmenter, else the whole picture",
     help="The references' object masks: one picture, or a folder.",
 )
+@segmenter_options
 @output_folder("runs/score", "Where scores.csv and sheet.jpg are written.")
 @flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
-def score(images: Path, references: Path, mask: Path | None, output: Path, dry_run: bool) -> None:
+def score(
+    images: Path,
+    references: Path,
+    mask: Path | None,
+    segmenter: SegmenterConfig | None,
+    output: Path,
+    dry_run: bool,
+) -> None:
     """Score pictures by nSSM and VSM against the subject they should show.
 
     nSSM, 0 to 2: higher is more different in structure. VSM, 0 to 1: higher is more faithful in identity.
@@ -43,10 +56,11 @@ def score(images: Path, references: Path, mask: Path | None, output: Path, dry_r
         from divrl_core.evaluation.dry_runs import score_lines
 
         print_dry_run(
-            score_lines(images, references, mask), output=f"{output}/scores.csv, {output}/sheet.jpg"
+            score_lines(images, references, mask, segmenter),
+            output=f"{output}/scores.csv, {output}/sheet.jpg",
         )
         return
 
     from divrl_core.evaluation.score import score_folder
 
-    click.echo(str(score_folder(images, references, mask=mask, output=output)))
+    click.echo(str(score_folder(images, references, mask=mask, segmenter=segmenter, output=output)))
