@@ -127,18 +127,21 @@ def make_masks(
 
     Raises DataProblems naming every picture in which nothing was found.
     """
-    problems: list[str] = []
+    items: dict[ModelMasks, list[CheckedSource]] = {}
     for references, reference_ids in wanted:
         whole = references.references if isinstance(references, SomePairs) else references
         if isinstance(whole, PictureReferences) and whole.model_masks is not None:
-            problems += whole.model_masks.make(
-                whole.for_the_model(set(reference_ids)),
-                folder=folder,
-                device=processes.device,
-                part=(processes.local_index, processes.local_count),
-                size_px=size_px,
-                is_quiet=not processes.is_main,
-            )
+            items.setdefault(whole.model_masks, []).extend(whole.for_the_model(set(reference_ids)))
+    problems: list[str] = []
+    for masks, sources in items.items():
+        problems += masks.make(
+            sources,
+            folder=folder,
+            device=processes.device,
+            part=(processes.local_index, processes.local_count),
+            size_px=size_px,
+            is_quiet=not processes.is_main,
+        )
     problems = list(dict.fromkeys(processes.gather(problems)))
     if problems:
         raise DataProblems(problems)
