@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from .config_inputs import DataConfig, LoraConfig, ModelConfig
+from .config_inputs import DataConfig, LoraConfig, ModelConfig, SegmenterConfig
 from .config_reward import BackboneConfig, RemoteRewardConfig, RewardConfig
 from .settings import Settings, apply_overrides, from_mapping, merge, setting, to_mapping
 
@@ -26,6 +26,7 @@ __all__ = [
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
+    "SegmenterConfig",
     "TrainConfig",
     "apply_overrides",
     "from_mapping",

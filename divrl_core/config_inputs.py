@@ -135,6 +135,55 @@ class LoraConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmenterConfig(Settings):
+    """The segmentation model that makes masks of pictures that bring none (docs/masks.md)."""
+
+    section: ClassVar[str] = "data.segmenter"
+
+    model: str | None = setting(
+        None,
+        "A folder or hub id of a transformers segmentation model, or a .onnx file: masks of pictures that bring none; "
+        "null = there the whole picture counts.",
+    )
+    labels: str | None = setting(
+        None,
+        "The model's classes that are the subject, as in dog, cat; null = all but background, or the thing in the "
+        "middle.",
+    )
+    threshold: float = setting(
+        0.5, "Probability above which a pixel (of an instance model: a segment) counts.", at_least=0, below=1
+    )
+    normalisation: Literal["imagenet", "imagenet-mean", "half", "symmetric", "none"] = setting(
+        "imagenet",
+        "What a .onnx file is fed for colours x in [0, 1]: (x - mean) / std of ImageNet, x - mean, x - 1/2, 2x - 1, x.",
+    )
+    output: Literal["probability", "stretched"] = setting(
+        "probability",
+        "How a .onnx file's answer is read: as it is (through a sigmoid where it leaves [0, 1]), or stretched from its "
+        "least to its greatest value.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model is None and self.labels is not None:
+            raise ValueError("data.segmenter.labels says nothing without data.segmenter.model")
+        if self.is_onnx and self.labels is not None:
+            raise ValueError(
+                f"data.segmenter.labels says nothing about a .onnx file, which knows no classes, got {self.model}"
+            )
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the model is a file for onnxruntime, by its ending."""
+        return (self.model or "").lower().endswith(".onnx")
+
+    @property
+    def subject_labels(self) -> tuple[str, ...]:
+        """The labels one by one; none where the model's own rule is to choose."""
+        return tuple(label.strip() for label in (self.labels or "").split(",") if label.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
     """References with their masks and prompts."""
 
@@ -155,4 +204,7 @@ class DataConfig(Settings):
     split: str = setting("train", "The dataset's split.")
     prompts_per_reference: int | None = setting(
         None, "Use the first so many prompts of each; null = all.", at_least=1
+    )
+    segmenter: SegmenterConfig = setting(
+        SegmenterConfig(), "What makes the masks of pictures that bring none."
     )

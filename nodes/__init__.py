@@ -12,7 +12,7 @@ async def comfy_entrypoint() -> ComfyExtension:
     """What ComfyUI calls to get the pack's nodes."""
     from comfy_api.latest import ComfyExtension, io
 
-    from . import backbone, best_of_n, maps, pocket, reference, score
+    from . import backbone, best_of_n, maps, pocket, reference, score, segment
     from .model_folders import register_folders
 
     register_folders()
@@ -27,6 +27,7 @@ async def comfy_entrypoint() -> ComfyExtension:
                 reference.WidthReferenceFromImage,
                 best_of_n.GatedBestOfN,
                 pocket.LoadPocketKontext,
+                segment.SegmentSubject,
             ]
 
     return DivrlExtension()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .dry_run import print_dry_run
 from .options import device_of, flag, number, output_folder, seed_option
 from .picture_options import check_subject, sampling_options, subject_options
+
+if TYPE_CHECKING:
+    from divrl_core.config import SegmenterConfig
 
 
 class BlockList(click.ParamType[tuple[str, ...]]):
@@ -89,6 +92,7 @@ def inspect() -> None:
 def attention(
     reference: Path,
     mask: Path | None,
+    segmenter: SegmenterConfig | None,
     prompt: str,
     model: str | None,
     lora: Path | None,
@@ -122,6 +126,7 @@ def attention(
             model=model,
             reference=reference,
             mask=mask,
+            segmenter=segmenter,
             prompt=prompt,
             lora=lora,
             seeds=(seed,),
@@ -141,6 +146,7 @@ def attention(
         model=model,
         reference=reference,
         mask=mask,
+        segmenter=segmenter,
         prompt=prompt,
         lora=lora,
         points=points or (),

@@ -9,19 +9,21 @@ from typing import Any
 import click
 
 from .options import Command, SizeType, choice, number, path, text
+from .segmenter_options import segmenter_options
 
 
 def subject_options(command: Command) -> Command:
-    """`--reference --mask --prompt --model --lora`, in this order."""
+    """`--reference --mask --segmenter... --prompt --model --lora`, in this order."""
     return _all(
         command,
         path("--reference", metavar="PICTURE", help="The subject's picture."),
         path(
             "--mask",
             metavar="PICTURE",
-            absent="alpha channel, else the whole picture",
+            absent="alpha channel, else --segmenter, else the whole picture",
             help="The subject in it; only scores and the framing use it.",
         ),
+        segmenter_options,
         text("--prompt", metavar="TEXT", help="What to show it doing, or where."),
         text(
             "--model",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .dry_run import print_dry_run
 from .options import NumberList, device_of, flag, numbers, output_folder
 from .picture_options import check_subject, sampling_options, subject_options
+
+if TYPE_CHECKING:
+    from divrl_core.config import SegmenterConfig
 
 
 @click.command(short_help="Pictures of a subject, with a LoRA at one or several strengths.")
@@ -33,6 +37,7 @@ from .picture_options import check_subject, sampling_options, subject_options
 def sample(
     reference: Path,
     mask: Path | None,
+    segmenter: SegmenterConfig | None,
     prompt: str,
     model: str | None,
     lora: Path | None,
@@ -63,6 +68,7 @@ def sample(
             model=model,
             reference=reference,
             mask=mask,
+            segmenter=segmenter,
             prompt=prompt,
             lora=lora,
             strengths=strengths,
@@ -82,6 +88,7 @@ def sample(
         model=model,
         reference=reference,
         mask=mask,
+        segmenter=segmenter,
         prompt=prompt,
         lora=lora,
         strengths=strengths,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,10 @@ from divrl_core.config_reward import BackboneName
 
 from .dry_run import print_dry_run
 from .options import backbone_options, flag, output_folder, path
+from .segmenter_options import segmenter_options
+
+if TYPE_CHECKING:
+    from divrl_core.config import SegmenterConfig
 
 
 @click.command(short_help="Pictures against their references: a table, a CSV file, a sheet.")
@@ -25,10 +30,11 @@ from .options import backbone_options, flag, output_folder, path
 @path(
     "--mask",
     metavar="PATH",
-    absent="alpha channel, else the whole picture",
+    absent="alpha channel, else --segmenter, else the whole picture",
     help="The references' object masks: one picture, or a folder.",
 )
 @backbone_options()
+@segmenter_options
 @output_folder("runs/score", "Where scores.csv and sheet.jpg are written.")
 @flag("--dry-run", "Check every input and tell what would be done; load and write nothing.")
 def score(
@@ -37,6 +43,7 @@ def score(
     mask: Path | None,
     backbone: BackboneName,
     backbone_path: str | None,
+    segmenter: SegmenterConfig | None,
     output: Path,
     dry_run: bool,
 ) -> None:
@@ -56,10 +63,14 @@ def score(
         from divrl_core.evaluation.dry_runs import score_lines
 
         print_dry_run(
-            score_lines(images, references, mask, measure), output=f"{output}/scores.csv, {output}/sheet.jpg"
+            score_lines(images, references, mask, measure, segmenter),
+            output=f"{output}/scores.csv, {output}/sheet.jpg",
         )
         return
 
     from divrl_core.evaluation.score import score_folder
 
-    click.echo(str(score_folder(images, references, mask=mask, output=output, backbone=measure)))
+    scored = score_folder(
+        images, references, mask=mask, segmenter=segmenter, output=output, backbone=measure
+    )
+    click.echo(str(scored))

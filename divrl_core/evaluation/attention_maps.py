@@ -22,6 +22,7 @@ from .sample import check_request, load_reference, lora_file_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..config import SegmenterConfig
     from ..models.flux import FluxAdapter
 
 logger = logging.getLogger("divrl")
@@ -36,6 +37,7 @@ def attention_sheet(
     model: str | None = None,
     reference: Path,
     mask: Path | None = None,
+    segmenter: SegmenterConfig | None = None,
     prompt: str,
     output: Path,
     lora: Path | None = None,
@@ -77,7 +79,13 @@ def attention_sheet(
     chosen = _checked_blocks(adapter, blocks)
     places = checked_points(points, size)
     subject = load_reference(
-        reference, mask, height, width, is_whole=is_letterboxed(adapter.layout, lora_file)
+        reference,
+        mask,
+        height,
+        width,
+        is_whole=is_letterboxed(adapter.layout, lora_file),
+        segmenter=segmenter,
+        device=device,
     )
     conditioning = adapter.encode([prompt], subject.image[None].to(device))
     adapter.drop_encoders()

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 
-from ..config import BackboneConfig, ModelConfig
+from ..config import BackboneConfig, ModelConfig, SegmenterConfig
 from ..models.attention_probe import check_blocks, default_blocks
 from ..models.encoder_trace import backbone_size
 from ..models.flux import DTYPES
 from ..models.lora_apply import check_architecture
 from ..models.lora_file import LoraFile, read_lora
 from ..models.pipeline_config import PipelineConfig, pipeline_config
+from ..models.segmentation.files import segmenter_problems
 from ..models.traced_model import config_key, transformer_on_meta
+from ..training.backbone_checks import check_backbone
 from ..training.plan_text import gib
 from ..training.preflight import model_problems, raise_problems
-from ..training.reward_checks import check_backbone
 from ..training.sampling_memory import sampling_memory
 from .attention_maps import checked_points
 from .lora_request import is_letterboxed, layout_of, model_of, trained_with
@@ -34,6 +35,7 @@ class Request:
     model: str | None
     reference: Path
     mask: Path | None
+    segmenter: SegmenterConfig | None = None
     prompt: str
     lora: Path | None
     strengths: Sequence[float] = ()
@@ -77,7 +79,8 @@ def _looked_at(asked: Request) -> tuple[list[str], PipelineConfig, tuple[int, in
     lora_path = None if asked.lora is None else lora_file_of(asked.lora)
     lora = None if lora_path is None else read_lora(lora_path, with_weights=False)
     name = model_of(asked.model, lora)
-    raise_problems(model_problems(ModelConfig(path=name)))
+    unusable = [] if asked.segmenter is None else segmenter_problems(asked.segmenter)
+    raise_problems([*model_problems(ModelConfig(path=name)), *unusable])
     pipeline = pipeline_config(name)
     layout = layout_of(asked.layout, lora) or pipeline.layout
     side = trained_with(lora, "image_size_px") or pipeline.image_size_px
@@ -99,19 +102,23 @@ def _looked_at(asked: Request) -> tuple[list[str], PipelineConfig, tuple[int, in
         f"model: {name}, {asked.dtype} on {asked.device}, the reference in layout {layout}",
         *([pipeline.remark] if pipeline.remark else []),
         f"LoRA: {_words_of(lora)}",
-        f"subject: {asked.reference}, mask: {asked.mask or 'its alpha channel, else the whole picture'}",
+        f"subject: {asked.reference}, mask: {asked.mask or f'its alpha channel, else {_otherwise(asked)}'}",
         f"memory: {gib(memory.encode)} while encoding, {gib(memory.sample)} while sampling",
     ]
     return lines, pipeline, size
 
 
 def score_lines(
-    images: Path, references: Path, mask: Path | None, backbone: BackboneConfig | None = None
+    images: Path,
+    references: Path,
+    mask: Path | None,
+    backbone: BackboneConfig | None = None,
+    segmenter: SegmenterConfig | None = None,
 ) -> list[str]:
     """What scoring takes, a line each. Raises FileNotFoundError, or DataProblems with all that is wrong."""
     backbone = backbone or BackboneConfig()
     check_backbone(backbone)
-    inputs = read_inputs(images, references, mask)
+    inputs = read_inputs(images, references, mask, segmenter)
     shapes = {(picture.reference_id, picture.shape) for picture in inputs.pictures}
     passes = -(-len(inputs.pictures) // BATCH_SIZE) + len(shapes)
     side = max(max(picture.shape) for picture in inputs.pictures)
@@ -123,6 +130,10 @@ def score_lines(
         f"backbone: {backbone.name}, at least {passes} passes of at most {BATCH_SIZE} pictures",
         f"memory: {gib(size.weights + size.working)}",
     ]
+
+
+def _otherwise(asked: Request) -> str:
+    return "the whole picture" if asked.segmenter is None else f"made by {asked.segmenter.model}"
 
 
 def _numbers_of(lora: LoraFile | None) -> int:

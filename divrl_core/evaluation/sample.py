@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from ..config import SegmenterConfig
     from ..models.conditioning import Conditioning
     from ..models.flux import FluxAdapter
     from ..models.lora_file import LoraFile
+    from ..training.pictures import Picture
     from ..training.references import Reference
 
 logger = logging.getLogger("divrl")
@@ -41,6 +43,7 @@ def sample_sheet(
     model: str | None = None,
     reference: Path,
     mask: Path | None = None,
+    segmenter: SegmenterConfig | None = None,
     prompt: str,
     seeds: Sequence[int] = (0, 1, 2, 3),
     output: Path,
@@ -62,12 +65,13 @@ def sample_sheet(
 
     Args: model: "pocket", "pocket-text-to-image", a folder or a hub id; None = what the LoRA was trained on, else
     pocket. reference: the picture of the subject, framed as in training. mask: the subject in it; None = its alpha
-    channel, or the whole picture if it has none. prompt: what to show. seeds: one picture each, 0 or above, all
-    different. lora: a LoRA file, or a run folder (its best LoRA); None = the model as it is. strengths: how much of
-    the LoRA; 0 is the base model, 1 the LoRA as trained. steps: sampling steps. guidance_scale: the embedded
-    guidance; None = what a cfm LoRA was trained with, else 2.5. size_px: side of the pictures, or (height, width);
-    None = the LoRA's, else the model's own. layout: where the reference lies; None = as the LoRA was trained, else
-    the pipeline's own. with_scores: write nSSM and VSM below each picture, by the default reward backbone.
+    channel, else what `segmenter` finds in it, else the whole picture. prompt: what to show. seeds: one picture each,
+    0 or above, all different. lora: a LoRA file, or a run folder (its best LoRA); None = the model as it is.
+    strengths: how much of the LoRA; 0 is the base model, 1 the LoRA as trained. steps: sampling steps.
+    guidance_scale: the embedded guidance; None = what a cfm LoRA was trained with, else 2.5. size_px: side of the
+    pictures, or (height, width); None = the LoRA's, else the model's own. layout: where the reference lies; None = as
+    the LoRA was trained, else the pipeline's own. with_scores: write nSSM and VSM below each picture, by the default
+    reward backbone.
 
     Raises FileNotFoundError or ValueError, in one line, before the model is read where that is possible.
     """
@@ -81,7 +85,13 @@ def sample_sheet(
     guidance = guidance_of(guidance_scale, lora_file)
     height, width = size_of_pictures(size_px, adapter, lora_file)
     subject = load_reference(
-        reference, mask, height, width, is_whole=is_letterboxed(adapter.layout, lora_file)
+        reference,
+        mask,
+        height,
+        width,
+        is_whole=is_letterboxed(adapter.layout, lora_file),
+        segmenter=segmenter,
+        device=device,
     )
     conditioning = adapter.encode([prompt], subject.image[None].to(device))
     adapter.drop_encoders()
@@ -102,22 +112,32 @@ def sample_sheet(
 
 
 def load_reference(
-    reference: Path, mask: Path | None, height: int, width: int, *, is_whole: bool = False
+    reference: Path,
+    mask: Path | None,
+    height: int,
+    width: int,
+    *,
+    is_whole: bool = False,
+    segmenter: SegmenterConfig | None = None,
+    device: str = "cpu",
 ) -> Reference:
     """The reference and its mask at that size, framed as in training.
 
     A square is cropped from the middle where that keeps the object; with `is_whole` (the layouts of masked CFM), and
-    for other sizes, the picture is letterboxed (models/panels.py). The mask is chosen as in training, and
-    the log says which it is. Raises FileNotFoundError or ValueError with the path when a file is missing, damaged or of
-    another size than its mask, or when the mask is empty.
+    for other sizes, the picture is letterboxed (models/panels.py). The mask is chosen as in training (`segmenter`
+    makes it of a picture that brings none, on `device`, and is freed), and the log says which it is. Raises
+    FileNotFoundError or ValueError with the path when a file is missing, damaged or of another size than its mask, or
+    when the mask is empty.
     """
-    from ..training.picture_references import choose_mask
+    from ..training.picture_references import WHOLE_PICTURE, choose_mask
     from ..training.pictures import decode_mask, decode_picture, frame
 
     picture = _decoded(decode_picture, reference)
     mask_file = None if mask is None else _decoded(decode_mask, mask)
     try:
         inside, source = choose_mask(picture, mask_file)
+        if source == WHOLE_PICTURE and segmenter is not None:
+            inside, source = _found_by(segmenter, picture, device), f"made by {segmenter.model}"
         subject = (
             _letterboxed(picture.rgb, inside, height, width)
             if is_whole or height != width
@@ -125,9 +145,19 @@ def load_reference(
         )
     except ValueError as error:
         raise ValueError(f"{mask or reference}: {error}") from error
-    where = f"the file {mask}" if source == "files" else MASK_WORDS[source]
+    where = f"the file {mask}" if source == "files" else MASK_WORDS.get(source, source)
     logger.info("%s: the mask is %s", reference, where)
     return subject
+
+
+def _found_by(segmenter: SegmenterConfig, picture: Picture, device: str) -> NDArray[np.bool_]:
+    from ..models.segmentation.base import load_segmenter
+    from ..training.model_masks import REMEDY, mask_of_picture
+
+    mask = mask_of_picture(load_segmenter(segmenter, device=device), picture)
+    if not mask.any():
+        raise ValueError(f"{segmenter.model} found no subject in it: {REMEDY}")
+    return mask
 
 
 def _letterboxed(rgb: Image.Image, mask: NDArray[np.bool_], height: int, width: int) -> Reference:

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ..config import BackboneConfig
+from ..config import BackboneConfig, SegmenterConfig
 from ..models.features.base import Backbone, load_backbone
 from ..rewards.score import ReferenceFeatures, reference_features, score_images
 from ..training.files import write_atomic_bytes, write_atomic_text
-from ..training.pictures import OBJECT_ABOVE, decode_mask, decode_picture, frame_to, picture_tensor
+from ..training.pictures import decode_picture, frame_to, picture_tensor
 from ..training.references import DataProblems, Reference
 from .score_inputs import SHEET, PictureToScore, ScoreInputs, read_inputs
 from .score_results import PictureScore, ScoredFolder
@@ -37,15 +36,18 @@ def score_folder(
     *,
     output: Path,
     mask: Path | None = None,
+    segmenter: SegmenterConfig | None = None,
     backbone: Backbone | BackboneConfig | None = None,
 ) -> ScoredFolder:
     """Score pictures against their references; writes `scores.csv` and `sheet.jpg` into `output`.
 
-    How pictures, references and masks find each other: `score_inputs.py`. `backbone` None: the packaged lite0; of
-    settings it is loaded, once the pictures are known to be sound.
+    How pictures, references and masks find each other: `score_inputs.py`. `segmenter`: the model that makes masks of
+    references that bring none. `backbone` None: the packaged lite0; of settings it is loaded, once the pictures are
+    known to be sound.
     Raises FileNotFoundError for a path that is not there, DataProblems (ValueError) with all that is wrong otherwise.
     """
-    inputs = read_inputs(images, references, mask)
+    inputs = read_inputs(images, references, mask, segmenter)
+    _make_masks(inputs)
     if backbone is None or isinstance(backbone, BackboneConfig):
         backbone = load_backbone(backbone or BackboneConfig())
     prepared = _prepare(inputs, backbone)
@@ -59,6 +61,14 @@ def score_folder(
     write_atomic_text(output / "scores.csv", result.csv())
     write_atomic_bytes(output / SHEET, _sheet(inputs, prepared, result))
     return result
+
+
+def _make_masks(inputs: ScoreInputs) -> None:
+    """Masks by a model, before the backbone is loaded. Raises DataProblems naming every picture it found nothing in."""
+    masks = inputs.references.model_masks
+    problems = [] if masks is None else masks.make(inputs.references.for_the_model())
+    if problems:
+        raise DataProblems(problems)
 
 
 def _prepare(inputs: ScoreInputs, backbone: Backbone) -> Prepared:
@@ -106,15 +116,7 @@ def _shaped(inputs: ScoreInputs, reference_id: str, shape: tuple[int, int]) -> R
     height, width = shape
     if height == width:
         return inputs.references.load(reference_id, height)
-    item = inputs.sources[reference_id]
-    content = item.source.picture.read()
-    assert content is not None  # it was read when the inputs were checked
-    picture = decode_picture(content)
-    mask = np.ones((picture.rgb.height, picture.rgb.width), dtype=bool)
-    if item.source.mask is not None and (mask_content := item.source.mask.read()) is not None:
-        mask = decode_mask(mask_content)
-    elif item.mask_source == "alpha" and picture.alpha is not None:
-        mask = picture.alpha > OBJECT_ABOVE
+    picture, mask = inputs.references.decoded(reference_id)
     return frame_to(picture.rgb, mask, height, width)
 
 

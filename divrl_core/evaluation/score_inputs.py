@@ -12,9 +12,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..config import SegmenterConfig
 from ..training.picture_references import (
-    CheckedSource,
+    BY_MODEL,
+    WHOLE_PICTURE,
     PictureFile,
     PictureReferences,
     PictureSource,
@@ -22,6 +25,9 @@ from ..training.picture_references import (
 )
 from ..training.pictures import PICTURE_SUFFIXES, decode_picture
 from ..training.references import DataProblems
+
+if TYPE_CHECKING:
+    from ..training.model_masks import ModelMasks
 
 SHEET = "sheet.jpg"
 
@@ -42,17 +48,20 @@ class ScoreInputs:
 
     pictures: tuple[PictureToScore, ...]
     references: PictureReferences
-    sources: dict[str, CheckedSource]
 
 
-def read_inputs(images: Path, references: Path, mask: Path | None = None) -> ScoreInputs:
+def read_inputs(
+    images: Path, references: Path, mask: Path | None = None, segmenter: SegmenterConfig | None = None
+) -> ScoreInputs:
     """Find and check pictures, references and masks.
 
     Args:
         images: a folder of pictures, searched to its depth, or one picture.
         references: one picture for all, or a folder of pictures.
         mask: for one reference, its mask; for a folder of them, a folder with a mask of the same name for each. None:
-            `fox.mask.png` or `masks/fox.png` beside the reference, else its alpha channel, else the whole picture.
+            `fox.mask.png` or `masks/fox.png` beside the reference, else its alpha channel, else what `segmenter` makes,
+            else the whole picture.
+        segmenter: the model for references that bring no mask; it is not loaded here.
 
     Raises:
         FileNotFoundError: a path that is not there.
@@ -76,7 +85,9 @@ def read_inputs(images: Path, references: Path, mask: Path | None = None) -> Sco
         mask_path = _mask_of(known[reference_id], mask, len(used), problems)
         mask_file = None if mask_path is None else _file(mask_path)
         sources.append(PictureSource(reference_id, (), _file(known[reference_id]), mask_file))
-    checked, source_problems = check_sources(sources)
+    model_masks = _model_masks(segmenter, problems)
+    otherwise = WHOLE_PICTURE if model_masks is None else BY_MODEL
+    checked, source_problems = check_sources(sources, otherwise=otherwise)
     shapes = _shapes(found, problems)
     problems += source_problems
     if problems:
@@ -92,9 +103,18 @@ def read_inputs(images: Path, references: Path, mask: Path | None = None) -> Sco
             )
             for path, reference_id in shows.items()
         ),
-        references=PictureReferences(checked),
-        sources={item.source.reference_id: item for item in checked},
+        references=PictureReferences(checked, model_masks),
     )
+
+
+def _model_masks(segmenter: SegmenterConfig | None, problems: list[str]) -> ModelMasks | None:
+    if segmenter is None or segmenter.model is None:
+        return None
+    from ..models.segmentation.files import segmenter_problems
+    from ..training.model_masks import ModelMasks
+
+    problems += segmenter_problems(segmenter)
+    return ModelMasks(segmenter)
 
 
 def _matched(

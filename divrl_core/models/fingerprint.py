@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def component_fingerprint(folder: PipelineFolder, *components: str) -> str:
             size = path.stat().st_size
             digest.update(f"{component}/{path.name}:{size};".encode())
             _add_blocks(digest, path, size)
+    return digest.hexdigest()
+
+
+def files_fingerprint(files: Iterable[Path]) -> str:
+    """The same of files that belong to no pipeline, whose folder's name says nothing."""
+    digest = blake2b(digest_size=16)
+    for path in sorted(files):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size};".encode())
+        _add_blocks(digest, path, size)
     return digest.hexdigest()
 
 

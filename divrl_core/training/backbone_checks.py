@@ -30,3 +30,9 @@ def backbone_problems(config: BackboneConfig) -> list[str]:
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
     return []
+
+
+def check_backbone(config: BackboneConfig) -> None:
+    """Raise ValueError with all that keeps the backbone from being loaded, if anything does."""
+    if problems := backbone_problems(config):
+        raise ValueError("; ".join(problems))

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..config import DataConfig
 from ..models.model_names import POCKET
 from .folder_data import read_folder
 from .hub_data import is_dataset, read_dataset
 from .pair_order import first_by_hash, held_out_ids, pick_pairs
-from .picture_references import PictureReferences, check_sources
+from .picture_references import BY_MODEL, WHOLE_PICTURE, PictureReferences, check_sources
 from .references import (
     DataProblems,
     PromptPair,
@@ -26,6 +26,9 @@ from .references import (
     first_prompts,
     prompt_pairs,
 )
+
+if TYPE_CHECKING:
+    from .model_masks import ModelMasks
 
 __all__ = [
     "DataProblems",
@@ -90,6 +93,8 @@ def _open_pictures(config: DataConfig, size_px: int | None) -> dict[str, Picture
     """The checked references of each source that is not the pocket world, by its name in the settings."""
     problems: list[str] = []
     pictures: dict[str, PictureReferences] = {}
+    model_masks = _model_masks(config)
+    otherwise = WHOLE_PICTURE if model_masks is None else BY_MODEL
     for setting, name in (("data.source", config.source), ("data.held_out", config.held_out)):
         if name is None or name == POCKET or name in pictures:
             continue
@@ -100,12 +105,22 @@ def _open_pictures(config: DataConfig, size_px: int | None) -> dict[str, Picture
             continue
         sources, source_problems = read
         logger.info("checking the %d pictures of %s", len(sources), name)
-        checked, picture_problems = check_sources(sources, size_px=size_px)
+        checked, picture_problems = check_sources(sources, size_px=size_px, otherwise=otherwise)
         problems += source_problems + picture_problems
-        pictures[name] = PictureReferences(checked)
+        pictures[name] = PictureReferences(checked, model_masks)
+    if model_masks is not None and config.source == POCKET and config.held_out in (None, POCKET):
+        problems.append("data.segmenter.model: says nothing about the pocket world, whose masks are exact")
     if problems:
         raise DataProblems(problems)
     return pictures
+
+
+def _model_masks(config: DataConfig) -> ModelMasks | None:
+    if config.segmenter.model is None:
+        return None
+    from .model_masks import ModelMasks
+
+    return ModelMasks(config.segmenter)
 
 
 def _split(references: PictureReferences, config: DataConfig) -> tuple[PictureReferences, PictureReferences]:

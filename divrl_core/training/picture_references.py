@@ -1,7 +1,7 @@
 """A reference set made of pictures, wherever they lie: checked once as a whole, then decoded when asked for.
 
-A mask file is the mask; without one an alpha channel that is not opaque everywhere; without either the
-whole picture.
+A mask file is the mask; without one an alpha channel that is not opaque everywhere; without either what a
+segmentation model makes of the picture (`model_masks.py`), or, where the settings name none, the whole picture.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,12 @@ from numpy.typing import NDArray
 from .pictures import OBJECT_ABOVE, Picture, decode_mask, decode_picture, frame
 from .references import PromptPair, Reference, prompt_pairs
 
+if TYPE_CHECKING:
+    from .model_masks import ModelMasks
+
 CACHED_REFERENCES = 32
-MASK_SOURCES = ("files", "alpha", "whole picture")
+BY_MODEL, WHOLE_PICTURE = "model", "whole picture"
+MASK_SOURCES = ("files", "alpha", BY_MODEL, WHOLE_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,14 @@ class CheckedSource:
 
 
 class PictureReferences:
-    """References that passed `check_sources`; decoded when loaded, the last few kept (a `ReferenceSet`)."""
+    """References that passed `check_sources`; decoded when loaded, the last few kept (a `ReferenceSet`).
 
-    def __init__(self, checked: Iterable[CheckedSource]) -> None:
+    `model_masks`: what makes the masks of those whose mask is from "model", before they are loaded.
+    """
+
+    def __init__(self, checked: Iterable[CheckedSource], model_masks: ModelMasks | None = None) -> None:
         self._checked = {item.source.reference_id: item for item in checked}
+        self.model_masks = model_masks
         self._load = lru_cache(maxsize=CACHED_REFERENCES)(self._decode)
         self.pairs: tuple[PromptPair, ...] = tuple(
             pair
@@ -76,7 +85,7 @@ class PictureReferences:
 
     @property
     def mask_counts(self) -> dict[str, int]:
-        """How many masks come from "files", "alpha" and "whole picture"; only those that occur."""
+        """How many masks come from each of MASK_SOURCES; only those that occur."""
         counts = Counter(item.mask_source for item in self._checked.values())
         return {name: counts[name] for name in MASK_SOURCES if counts[name]}
 
@@ -95,29 +104,44 @@ class PictureReferences:
     def select(self, reference_ids: Collection[str]) -> PictureReferences:
         """The set with only these references, in the same order."""
         kept = (item for reference_id, item in self._checked.items() if reference_id in reference_ids)
-        return PictureReferences(kept)
+        return PictureReferences(kept, self.model_masks)
+
+    def for_the_model(self, reference_ids: Collection[str] | None = None) -> list[CheckedSource]:
+        """Those of these references (None: of all) whose mask a segmentation model is to make."""
+        return [
+            item
+            for reference_id, item in self._checked.items()
+            if item.mask_source == BY_MODEL and (reference_ids is None or reference_id in reference_ids)
+        ]
+
+    def decoded(self, reference_id: str) -> tuple[Picture, NDArray[np.bool_]]:
+        """A reference's picture and mask (H, W) as they are. Raises KeyError (unknown id), ValueError (unreadable)."""
+        item = self._checked[reference_id]
+        picture = decode_picture(content_of(item.source.picture))
+        if item.mask_source == BY_MODEL:
+            assert self.model_masks is not None  # or nobody would have said so
+            return picture, self.model_masks.read(item.digest)
+        return picture, choose_mask(picture, _mask_file(item.source))[0]
 
     def _decode(self, reference_id: str, size_px: int) -> Reference:
-        source = self._checked[reference_id].source
         try:
-            picture = decode_picture(_content(source.picture))
-            mask, _ = _mask_of(source, picture)
+            picture, mask = self.decoded(reference_id)
             return frame(picture.rgb, mask, size_px)
         except ValueError as error:
-            raise ValueError(f"{source.picture.where}: {error}") from error
+            raise ValueError(f"{self._checked[reference_id].source.picture.where}: {error}") from error
 
 
 def check_sources(
-    sources: Sequence[PictureSource], *, size_px: int | None = None
+    sources: Sequence[PictureSource], *, size_px: int | None = None, otherwise: str = WHOLE_PICTURE
 ) -> tuple[list[CheckedSource], list[str]]:
     """Decode every picture and mask once: the good references, and the problems of the others, a line each.
 
-    With `size_px` a reference whose object vanishes at that size is a problem too. Decoding runs in
-    threads; the order of both lists is that of `sources`.
+    With `size_px` a reference whose object vanishes at that size is a problem too. `otherwise`: where the mask of a
+    picture that brings none is from. Decoding runs in threads; the order of both lists is that of `sources`.
     """
 
     def check(source: PictureSource) -> CheckedSource | list[str]:
-        return _check(source, size_px)
+        return _check(source, size_px, otherwise)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         results = list(pool.map(check, sources))
@@ -127,7 +151,7 @@ def check_sources(
 
 
 def choose_mask(picture: Picture, mask_file: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], str]:
-    """The mask of a picture (H, W) and where it is from, one of MASK_SOURCES; the one rule of all commands.
+    """The mask that a picture brings (H, W) and where it is from, of MASK_SOURCES; the one rule of all commands.
 
     The mask file if there is one, else an alpha channel that is not opaque everywhere, else the whole
     picture. Raises ValueError when the file has another size than the picture or the alpha channel is empty.
@@ -141,7 +165,7 @@ def choose_mask(picture: Picture, mask_file: NDArray[np.bool_] | None) -> tuple[
             )
         return mask_file, "files"
     if picture.alpha is None or picture.alpha.min() == 255:
-        return np.ones((height, width), dtype=bool), "whole picture"
+        return np.ones((height, width), dtype=bool), WHOLE_PICTURE
     mask: NDArray[np.bool_] = picture.alpha > OBJECT_ABOVE
     if not mask.any():
         raise ValueError(
@@ -151,11 +175,11 @@ def choose_mask(picture: Picture, mask_file: NDArray[np.bool_] | None) -> tuple[
     return mask, "alpha"
 
 
-def _check(source: PictureSource, size_px: int | None) -> CheckedSource | list[str]:
+def _check(source: PictureSource, size_px: int | None, otherwise: str) -> CheckedSource | list[str]:
     problems: list[str] = []
     picture = mask_file = None
     try:
-        picture = decode_picture(_content(source.picture))
+        picture = decode_picture(content_of(source.picture))
     except ValueError as error:
         problems.append(f"{source.picture.where}: {error}")
     try:
@@ -172,10 +196,13 @@ def _check(source: PictureSource, size_px: int | None) -> CheckedSource | list[s
             frame(picture.rgb, mask, size_px)
     except ValueError as error:
         return [f"{where}: {error}"]
-    return CheckedSource(source, mask_source, _digest(picture))
+    if mask_source == WHOLE_PICTURE:
+        mask_source = otherwise
+    return CheckedSource(source, mask_source, digest_of_picture(picture))
 
 
-def _content(file: PictureFile) -> Path | bytes:
+def content_of(file: PictureFile) -> Path | bytes:
+    """A picture's path or bytes. Raises ValueError where there is none."""
     content = file.read()
     if content is None:
         raise ValueError("there is no picture")
@@ -187,9 +214,6 @@ def _mask_file(source: PictureSource) -> NDArray[np.bool_] | None:
     return None if content is None else decode_mask(content)
 
 
-def _mask_of(source: PictureSource, picture: Picture) -> tuple[NDArray[np.bool_], str]:
-    return choose_mask(picture, _mask_file(source))
-
-
-def _digest(picture: Picture) -> str:
+def digest_of_picture(picture: Picture) -> str:
+    """A name for a picture's colours and size."""
     return blake2b(picture.rgb.tobytes(), key=repr(picture.rgb.size).encode(), digest_size=16).hexdigest()

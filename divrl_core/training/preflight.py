@@ -21,6 +21,7 @@ from ..models.model_names import (
     TEXT_TO_IMAGE_PART,
     is_hub_id,
 )
+from ..models.segmentation.files import segmenter_problems
 from .data import DataProblems, RunData, open_data
 from .model_files import pipeline_problems
 from .optimizer import missing_package
@@ -58,6 +59,7 @@ def check(config: TrainConfig, *, is_resumed: bool = False) -> RunData:
         *tracker_problems(config.run.tracker),
         *([missing] if missing else []),
         *reward_problems(config.reward),
+        *(f"data.segmenter.model: {problem}" for problem in segmenter_problems(config.data.segmenter)),
     ]
     data = None
     try:

@@ -41,7 +41,7 @@ class ReferenceSet(Protocol):
 
     @property
     def mask_source(self) -> str:
-        """Where the masks come from, in words: "files", "alpha", "whole picture", or how many of each."""
+        """Where the masks come from, in words: "files", "alpha", "model", "whole picture", or how many of each."""
 
     def load(self, reference_id: str, size_px: int) -> Reference:
         """The reference as a square of `size_px`; its tensors are shared, so not to be written to."""

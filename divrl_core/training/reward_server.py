@@ -21,10 +21,10 @@ from torch import Tensor
 from ..config import RewardConfig
 from ..rewards.gate import Reward
 from ..settings import to_mapping
+from .backbone_checks import check_backbone
 from .own_reward import OwnReward
 from .references import PromptPair, Reference
 from .reward_bodies import read_question
-from .reward_checks import check_backbone
 from .reward_device import usable_device
 from .reward_wire import (
     IDENTITY_HEADER,

@@ -24,6 +24,7 @@ from ..models.lora_file import check_layout, read_lora
 from .checkpoint import TrainState
 from .data import DataProblems, Reference, RunData, open_data
 from .encoded_pairs import EncodedPairs, pairs_of_run
+from .model_masks import make_masks
 from .own_reward import RewardFunction
 from .policy import Policy
 from .processes import Processes
@@ -124,7 +125,8 @@ def encode_run(
 ) -> EncodedPairs:
     """Everything the run will show the model, encoded into the cache; the text encoders are freed.
 
-    Raises one ValueError naming every reference whose object is too small for the reward.
+    Masks that a segmentation model is to make come first, and that model is freed too. Raises one ValueError naming
+    every reference whose object was not found, and one naming those whose object is too small for the reward.
     """
     run = config.run
     trained = pairs_of_run(
@@ -137,9 +139,11 @@ def encode_run(
         *(job.pair for job in heldout_jobs(data.held_out.pairs, run.eval_images, seed=run.seed)),
         *sheet_pairs(data.held_out.pairs, run.sample_references),
     ]
-    encoded = EncodedPairs(
-        adapter, size_of(config, adapter), folder=cache_folder(config, folder), processes=processes
-    )
+    size_px, cache = size_of(config, adapter), cache_folder(config, folder)
+    shown = ((data.train, trained), (data.held_out, held_out))
+    wanted = [(references, [pair.reference_id for pair in pairs]) for references, pairs in shown]
+    make_masks(wanted, cache, processes, size_px=size_px)
+    encoded = EncodedPairs(adapter, size_px, folder=cache, processes=processes)
     problems: list[str] = []
 
     def prepare(reference_id: str, reference: Reference) -> None:
@@ -148,7 +152,7 @@ def encode_run(
         except ValueError as error:
             problems.append(str(error))
 
-    for references, pairs in ((data.train, trained), (data.held_out, held_out)):
+    for references, pairs in shown:
         encoded.encode(references, pairs, also=prepare, is_quiet=not processes.is_main)
     problems = list(dict.fromkeys(processes.gather(problems)))
     if problems:

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from divrl_core.evaluation.lettering import font_for, wrap_text
 from divrl_core.evaluation.sheets import LIGHT, ComparisonRow, SheetRow, comparison_sheet, contact_sheet
 from divrl_core.models.panels import letterbox
+from docs.comfyui.toy_segformer import train_segformer
 from tests.comfyui import graphs
 from tests.comfyui.graphs import LITE0_BACKBONE, OWN, POCKET_BACKBONE, model_of, node, saved_pictures
 from tests.comfyui.install import ensure_comfyui
@@ -108,6 +109,28 @@ def load_pocket_kontext(server: Server) -> Image.Image:
     return sheet
 
 
+def segment_subject(server: Server) -> Image.Image:
+    """Four figures above their masks, by a Segformer trained here on other figures."""
+    train_segformer(server.base / "models" / "divrl_segmentation" / "toy-figures")
+    pairs = []
+    for figure in (0, 2, 5, 7):
+        graph = {"pocket": node("DivRL_LoadPocketKontext", variant="kontext", figure=figure)}
+        graph["mask"] = node(
+            "DivRL_SegmentSubject", image=["pocket", 3], model="toy-figures", labels="", threshold=0.5,
+            normalisation="imagenet", output="probability",
+        )  # fmt: skip
+        graph["flags"] = node("MaskToImage", mask=["mask", 0])
+        graph["kept"] = node("PreviewImage", images=["flags", 0])
+        pairs.append((reference_of(server, figure)[0], shown(server, graph, "kept")[0]))
+    size = 2 * MARGIN_PX + 4 * (TILE_PX + GAP_PX) - GAP_PX, 2 * MARGIN_PX + 2 * TILE_PX + GAP_PX
+    sheet = Image.new("RGB", size, LIGHT.paper)
+    for column, pair in enumerate(pairs):
+        for row, picture in enumerate(pair):
+            place = (MARGIN_PX + column * (TILE_PX + GAP_PX), MARGIN_PX + row * (TILE_PX + GAP_PX))
+            sheet.paste(picture.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), place)
+    return sheet
+
+
 def pocket(*, steps: int = STEPS, **options: Any) -> Workflow:
     """The pocket model with its prompt, in so many steps."""
     graph = graphs.pocket(**options)
@@ -185,7 +208,7 @@ def main() -> None:
     """Makes the pictures named on the command line, or all."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     makers = [score_images, maps, backbones, best_of_n, load_pocket_kontext]
-    makers += [width_reference, width_reference_from_image]
+    makers += [width_reference, width_reference_from_image, segment_subject]
     with tempfile.TemporaryDirectory() as base, Server(ensure_comfyui(), Path(base)) as server:
         for make in makers:
             path = FOLDER / f"{make.__name__.replace('_', '-')}.jpg"

@@ -20,6 +20,7 @@ NODES = (
     "DivRL_WidthReferenceFromImage",
     "DivRL_GatedBestOfN",
     "DivRL_LoadPocketKontext",
+    "DivRL_SegmentSubject",
 )
 LOCALES = sorted(path.parent.name for path in (REPOSITORY / "locales").glob("*/nodeDefs.json"))
 
