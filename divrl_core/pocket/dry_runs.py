@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ..models.features.efficientnet_lite0 import weights_path
+from ..models.features.efficientnet_lite import weights_path
 from ..models.hub import open_pipeline
 from .build import BuildRecipe, check_build
 from .train_heads import HeadRecipe

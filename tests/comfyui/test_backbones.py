@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from divrl_core.models.features.efficientnet_lite0 import weights_path
+from divrl_core.models.features.efficientnet_lite import weights_path
 
 from .graphs import node, report
 from .server import Server, WorkflowFailed

