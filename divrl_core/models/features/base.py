@@ -23,6 +23,7 @@ Precision = Literal["float32", "bfloat16"]
 BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "lite0": ("lite0", "Lite0Backbone"),
+        "lite2": ("lite2", "Lite2Backbone"),
         "mtg": ("mtg", "MtgBackbone"),
         "pocket": ("lite0_heads", "PocketBackbone"),
         "dinov2": ("dinov2", "Dinov2Backbone"),

@@ -21,7 +21,7 @@ from ...rewards.score import ScoreSettings
 from ..model_names import POCKET_FOLDER
 from .base import BackboneSettings, Precision, merge_settings, resize_to_square
 from .colour import weighted_oklab
-from .efficientnet_lite0 import EfficientNetLite0, fold_batch_norms, imagenet_inputs
+from .efficientnet_lite import LITE0, EfficientNetLite, fold_batch_norms, imagenet_inputs
 from .lite0 import Lite0Backbone
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def unpacked(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def head_inputs(network: EfficientNetLite0, images: Tensor, size_px: int) -> Tensor:
+def head_inputs(network: EfficientNetLite, images: Tensor, size_px: int) -> Tensor:
     """What the heads see of pictures (B, 3, H, W) in [0, 1]: (B, 320, h, w) in float32.
 
     Packed on the grid of s16, a cell for 16 px of `size_px`: s16, s8 in its four quarters, OKLab in its 4 x 4 blocks.
@@ -118,7 +118,7 @@ class PocketBackbone:
     name = "pocket"
 
     def __init__(
-        self, network: EfficientNetLite0, heads: CorrespondenceHeads, settings: BackboneSettings = CALIBRATED
+        self, network: EfficientNetLite, heads: CorrespondenceHeads, settings: BackboneSettings = CALIBRATED
     ) -> None:
         if settings.image_size_px % 16:
             raise ValueError(f"pocket: image_size_px must be a multiple of 16, got {settings.image_size_px}")
@@ -155,7 +155,7 @@ class PocketBackbone:
     @classmethod
     def without_weights(cls, config: BackboneConfig) -> PocketBackbone:
         """The same networks untrained, for plans."""
-        network = fold_batch_norms(EfficientNetLite0().eval())
+        network = fold_batch_norms(EfficientNetLite(LITE0).eval())
         return cls(network, CorrespondenceHeads(), merge_settings(CALIBRATED, config))
 
     @property
