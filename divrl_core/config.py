@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from .config_inputs import DataConfig, LoraConfig, ModelConfig
 from .config_reward import BackboneConfig, RemoteRewardConfig, RewardConfig
+from .config_rollout import RolloutConfig
 from .settings import Settings, apply_overrides, from_mapping, merge, setting, to_mapping
 
 __all__ = [
@@ -34,75 +35,6 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutConfig(Settings):
-    """How training samples are drawn."""
-
-    section: ClassVar[str] = "rollout"
-
-    steps: int = setting(6, "Sampling steps of a rollout; the last is always deterministic.", at_least=2)
-    solver: Literal["flow_sde", "cps"] = setting("flow_sde", "The stochastic step.")
-    noise_level: float = setting(
-        0.8, "a of the stochastic step: 0 is none; cps takes at most 1.", above=0, at_most=2
-    )
-    noise_levels: tuple[float, ...] | None = setting(
-        None,
-        "A noise level for each of the stochastic steps; null = noise_level for all.",
-        above=0,
-        at_most=2,
-    )
-    stochastic_steps: tuple[int, ...] = setting(
-        (0, 1, 2, 3, 4),
-        "Indices of the noisy, trained steps; 0 is the first and noisiest, the others are ODE.",
-        at_least=0,
-    )
-    trained_steps_per_update: int | None = setting(
-        None,
-        "Train a seeded choice of so many of the stochastic steps in each update; null = all.",
-        at_least=1,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        last = self.steps - 1
-        if not self.stochastic_steps or len(set(self.stochastic_steps)) != len(self.stochastic_steps):
-            raise ValueError(
-                f"rollout.stochastic_steps needs different indices, got {list(self.stochastic_steps)}"
-            )
-        if max(self.stochastic_steps) >= last:
-            raise ValueError(
-                f"rollout.stochastic_steps must lie in 0..{last - 1}: step {last}, the last of {self.steps}, "
-                f"is always deterministic; got {list(self.stochastic_steps)}, take {list(range(last))}"
-            )
-        if (self.trained_steps_per_update or 1) > len(self.stochastic_steps):
-            raise ValueError(
-                f"rollout.trained_steps_per_update must be at most the number of stochastic steps, "
-                f"{len(self.stochastic_steps)}, got {self.trained_steps_per_update}"
-            )
-        if self.noise_levels is not None and len(self.noise_levels) != len(self.stochastic_steps):
-            raise ValueError(
-                f"rollout.noise_levels needs one for each of the {len(self.stochastic_steps)} stochastic steps, "
-                f"got {len(self.noise_levels)}: {list(self.noise_levels)}"
-            )
-        for step, level in self.noise_of_steps.items():
-            if self.solver == "cps" and level > 1:
-                name = "noise_level" if self.noise_levels is None else "noise_levels"
-                raise ValueError(
-                    f"rollout.{name} must be at most 1 for the solver cps, got {level} at step {step}"
-                )
-
-    @property
-    def noise_of_steps(self) -> dict[int, float]:
-        """The noise level of each stochastic step."""
-        levels = self.noise_levels or (self.noise_level,) * len(self.stochastic_steps)
-        return dict(zip(self.stochastic_steps, levels, strict=True))
-
-    @property
-    def trained_steps(self) -> int:
-        """How many steps of each sample are trained in an update."""
-        return self.trained_steps_per_update or len(self.stochastic_steps)
-
-
-@dataclass(frozen=True, kw_only=True)
 class GrpoConfig(Settings):
     """Groups, advantages and the policy loss."""
 
@@ -121,6 +53,11 @@ class GrpoConfig(Settings):
     )
     kl_weight: float = setting(
         0.0, "beta of eq. 2 (the paper says 0.1, its public configuration 0).", at_least=0
+    )
+    kl_steps: int | None = setting(
+        None,
+        "KL at the trained steps below this index alone, the noisiest; null = at all of them.",
+        at_least=1,
     )
     kl_kind: Literal["mean", "velocity"] = setting(
         "mean", "KL between the steps' Gaussians, or of the velocities."
@@ -258,6 +195,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 "run.init_lora is needed: suppress starts from explore's LoRA; name its run with --from"
             )
+        if self.grpo.kl_steps is not None and not self.rollout.trained_below(self.grpo.kl_steps):
+            raise ValueError(
+                f"grpo.kl_steps={self.grpo.kl_steps}: no trained step lies below it, the first is "
+                f"{min(map(min, self.rollout.windows))}; raise it, or leave it out"
+            )
         if self.grpo.kl_reference == "init" and not self.run.init_lora:
             raise ValueError(
                 "grpo.kl_reference=init needs run.init_lora; without one take grpo.kl_reference=base"
@@ -301,6 +243,8 @@ class TrainConfig(Settings):
                 f"grpo.group_size is {self.grpo.group_size}: "
                 "with fewer than 4 samples a group's mean and spread are noise"
             )
+        if self.grpo.kl_steps is not None and self.grpo.kl_weight == 0:
+            lines.append("grpo.kl_steps says nothing: grpo.kl_weight is 0, so there is no KL")
         if self.stage == "suppress" and self.reward.kind == "nssm":
             lines.append(
                 "reward.kind is nssm in stage suppress: nothing holds the identity; "

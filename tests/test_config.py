@@ -109,6 +109,26 @@ def test_suppress_without_a_lora_is_refused() -> None:
             {"rollout": {"solver": "cps", "noise_levels": [0.8, 1.2], "stochastic_steps": [0, 3]}},
             "at most 1 for the solver cps, got 1.2 at step 3",
         ),
+        ({"rollout": {"window_size": 6}}, "rollout.window_size must be at most 5: the last of 6 steps"),
+        (
+            {"rollout": {"window_size": 2, "stochastic_steps": [0, 1]}},
+            "rollout.window_size=2 and rollout.stochastic_steps=[0, 1] contradict each other",
+        ),
+        ({"rollout": {"window_size": 2, "noise_levels": [0.8, 0.4]}}, "take rollout.noise_level"),
+        ({"rollout": {"window_stride": 2}}, "says nothing without rollout.window_size"),
+        ({"rollout": {"window_every_updates": 2}}, "says nothing without rollout.window_size"),
+        (
+            {"rollout": {"window_size": 2, "trained_steps_per_update": 3}},
+            "number of stochastic steps, 2, got 3",
+        ),
+        (
+            {"rollout": {"solver": "cps", "window_size": 2, "noise_level": 1.2}},
+            "at most 1 for the solver cps, got 1.2 at step 0",
+        ),
+        (
+            {"rollout": {"stochastic_steps": [2, 3]}, "grpo": {"kl_steps": 2}},
+            "grpo.kl_steps=2: no trained step lies below it, the first is 2",
+        ),
         ({"grpo": {"kl_reference": "init"}}, "needs run.init_lora"),
         ({"model": {"image_size_px": 130}}, "model.image_size_px must be a multiple of 16, got 130"),
         ({"model": {"path": ""}}, "model.path must not be empty"),
@@ -172,6 +192,52 @@ def test_small_groups_are_allowed_with_a_warning() -> None:
 def test_trained_steps_count_the_choice_or_all_stochastic_steps() -> None:
     assert RolloutConfig().trained_steps == 5
     assert RolloutConfig(trained_steps_per_update=2).trained_steps == 2
+
+
+def windows(**fields: Any) -> list[tuple[int, ...]]:
+    config = RolloutConfig(**fields)
+    return [config.steps_of(update) for update in range(12)]
+
+
+def test_a_window_slides_to_the_last_stochastic_step_and_goes_back_to_the_first() -> None:
+    # Six steps: 0..4 may be noisy, so a window of two starts at 0, 1, 2 or 3, three updates each.
+    found = windows(window_size=2, window_every_updates=3)
+    assert found == [(0, 1)] * 3 + [(1, 2)] * 3 + [(2, 3)] * 3 + [(3, 4)] * 3
+    # A stride of two would start at 0, 2 and 4: the last place is the last possible one, 3.
+    assert windows(window_size=2, window_stride=2, window_every_updates=1)[:5] == [
+        (0, 1), (2, 3), (3, 4), (0, 1), (2, 3),
+    ]  # fmt: skip
+    assert set(windows(window_size=5, window_every_updates=1)) == {(0, 1, 2, 3, 4)}
+    assert set(windows()) == {(0, 1, 2, 3, 4)}
+
+
+@given(steps=st.integers(2, 12), size=st.integers(1, 11), stride=st.integers(1, 12), every=st.integers(1, 4))
+def test_a_window_holds_neighbours_leaves_the_last_step_alone_and_reaches_every_other(
+    steps: int, size: int, stride: int, every: int
+) -> None:
+    size = min(size, steps - 1)
+    config = RolloutConfig(
+        steps=steps, window_size=size, window_stride=min(stride, size), window_every_updates=every
+    )
+    met = [config.steps_of(update) for update in range(every * len(config.windows))]
+    for window in met:
+        assert len(window) == size and window[-1] - window[0] == size - 1 and window[-1] < steps - 1
+    assert set().union(*met) == set(range(steps - 1)), "a stride of at most the size leaves no step out"
+    assert config.steps_of(every * len(config.windows)) == met[0]
+
+
+def test_trained_steps_below_a_limit_are_counted_over_windows_and_choices() -> None:
+    assert RolloutConfig().trained_below(None) == 5
+    assert RolloutConfig().trained_below(2) == 2
+    assert RolloutConfig(trained_steps_per_update=2).trained_below(1) == pytest.approx(2 / 5)
+    # Windows (0, 1), (1, 2), (2, 3), (3, 4) hold 2, 1, 0 and 0 steps below 2.
+    assert RolloutConfig(window_size=2).trained_below(2) == pytest.approx(3 / 4)
+
+
+def test_kl_steps_without_kl_are_warned_of() -> None:
+    (line,) = TrainConfig.explore(grpo=GrpoConfig(kl_steps=2)).advice()
+    assert line.startswith("grpo.kl_steps says nothing")
+    assert TrainConfig.explore(grpo=GrpoConfig(kl_steps=2, kl_weight=0.1)).advice() == ()
 
 
 def every_setting() -> Iterator[Any]:

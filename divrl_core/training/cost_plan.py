@@ -119,7 +119,7 @@ def _grpo_cost(load: Workload, flops: TransformerFlops, rate: Rate | None) -> Co
     if config.model.gradient_checkpointing:
         kinds["recomputation"] = _times(flops.forward, trained)
     if grpo.kl_weight > 0:
-        kinds["KL reference"] = _times(flops.forward, trained)
+        kinds["KL reference"] = _times(flops.forward, rollout.trained_below(grpo.kl_steps))
     samples = grpo.samples_per_update
     fullest = max(map(sum, unit_sizes(load)))
     rows = tuple(

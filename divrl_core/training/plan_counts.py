@@ -64,7 +64,7 @@ def trajectories(load: Workload) -> int:
 
 def most_latents(rollout: RolloutConfig) -> int:
     """Latents that a sample keeps, at most, whichever of the stochastic steps are trained."""
-    steps = sorted(rollout.stochastic_steps)
+    steps = sorted(rollout.steps_of(0))  # wherever a window is, it keeps as many
     if rollout.trained_steps == len(steps):
         return len({*steps, *(step + 1 for step in steps)})
     if len(steps) > MOST_CHOICES:  # as if no two were neighbours

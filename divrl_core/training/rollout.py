@@ -106,8 +106,8 @@ class MicroBatch:
 
 
 def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, update: int) -> SamplingPlan:
-    """The plan of an update; which of the stochastic steps are trained is a seeded choice when not all are."""
-    trained = list(config.stochastic_steps)
+    """The plan of an update; which of its stochastic steps are trained is a seeded choice when not all are."""
+    trained = list(config.steps_of(update))
     if config.trained_steps < len(trained):
         key = keyed_seed(seed=seed, stream="trained steps", update=update)
         order = torch.randperm(len(trained), generator=torch.Generator().manual_seed(key)).tolist()
@@ -116,7 +116,7 @@ def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, u
         times=tuple(times),
         trained=frozenset(trained),
         solver=config.solver,
-        noise_levels=config.noise_of_steps,
+        noise_levels=config.noise_of_steps(update),
     )
 
 

@@ -41,13 +41,14 @@ class Judged:
 
 @dataclass
 class LossSums:
-    """What is added up over an update's steps, for the averages in metrics.jsonl."""
+    """What is added up over an update's steps, for the averages in metrics.jsonl; KL where it was measured."""
 
     count: int = 0
     ratio: float = 0.0
     deviation: float = 0.0
     clipped: float = 0.0
     kl: float = 0.0
+    kl_count: int = 0
 
     def add(self, ratio: Tensor, clipped: Tensor, kl: Tensor | None) -> None:
         if not ratio.numel():
@@ -56,13 +57,17 @@ class LossSums:
         self.ratio += ratio.double().sum().item()
         self.deviation = max(self.deviation, (ratio - 1).abs().max().item())
         self.clipped += clipped.sum().item()
-        self.kl += 0.0 if kl is None else kl.detach().double().sum().item()
+        if kl is not None:
+            self.kl += kl.detach().double().sum().item()
+            self.kl_count += kl.numel()
 
     def over(self, processes: Processes) -> LossSums:
         """The sums of all processes together."""
-        sums = torch.tensor([self.count, self.ratio, self.clipped, self.kl], dtype=torch.float64)
-        count, ratio, clipped, kl = processes.sum(sums).tolist()
-        return LossSums(int(count), ratio, processes.max(self.deviation), clipped, kl)
+        sums = torch.tensor(
+            [self.count, self.ratio, self.clipped, self.kl, self.kl_count], dtype=torch.float64
+        )
+        count, ratio, clipped, kl, kl_count = processes.sum(sums).tolist()
+        return LossSums(int(count), ratio, processes.max(self.deviation), clipped, kl, int(kl_count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +146,7 @@ class Learner:
         for part in self._shares(judged):
             self.stepper.zero_grad()
             valid_count = max(1, self._sum(sum(int(item.valid.sum()) for item in part)))
-            wants = [self._teaches(item) for item in part]
+            wants = [self._teaches(plan, item) for item in part]
             if not self.processes.any(any(wants)):
                 continue
             with self.stepper.accumulating():
@@ -162,7 +167,7 @@ class Learner:
             ratio_mean=sums.ratio / seen,
             ratio_max_deviation=sums.deviation if sums.count else math.nan,
             clip_share=sums.clipped / seen,
-            kl=sums.kl / seen if self.config.kl_weight > 0 else math.nan,
+            kl=sums.kl / (sums.kl_count or math.nan),
             grad_norm=norm,
             grad_rms=rms,
             optimizer_steps=made,
@@ -207,7 +212,7 @@ class Learner:
     def _kl(
         self, plan: SamplingPlan, step: TrainedStep, v: Tensor, conditioning: Conditioning
     ) -> Tensor | None:
-        if self.config.kl_weight == 0:
+        if not self._has_kl(step.step):
             return None
         v_reference = self.policy.reference_velocity(step.x_t, plan.times[step.step], conditioning)
         if self.config.kl_kind == "velocity":
@@ -216,9 +221,14 @@ class Learner:
         there = plan.gaussian(step.x_t, v_reference, step.step)
         return gaussian_kl(here.mean, there.mean, here.std)
 
-    def _teaches(self, item: Judged) -> bool:
+    def _has_kl(self, step: int) -> bool:
+        """Whether KL holds the policy at a step."""
+        limit = self.config.kl_steps
+        return self.config.kl_weight > 0 and (limit is None or step < limit)
+
+    def _teaches(self, plan: SamplingPlan, item: Judged) -> bool:
         """Whether anything can be learned from a micro-batch."""
-        return bool(item.valid.any()) and (self.config.kl_weight > 0 or item.teaches)
+        return bool(item.valid.any()) and (item.teaches or any(map(self._has_kl, plan.trained)))
 
     def _sum(self, number: int) -> int:
         return int(self.processes.sum(torch.tensor(float(number))))

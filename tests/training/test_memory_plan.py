@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from divrl_core.config import GrpoConfig, TrainConfig, from_mapping
 from divrl_core.config_cfm import CfmConfig
+from divrl_core.config_rollout import ALL_BUT_THE_LAST
 from divrl_core.models.features.base import load_backbone
 from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.pipeline_config import pipeline_config
@@ -108,15 +109,19 @@ def test_text_encoders_and_backbone_are_counted_to_the_byte(tiny_pipeline: Path)
         assert part(memory, "text encoders", "encode") == module_bytes(nn.ModuleList([text._clip, text._t5]))
 
 
-@pytest.mark.parametrize("trained", [None, 1])
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {"stochastic_steps": (0, 1, 2)},
+        {"stochastic_steps": (0, 1, 2), "trained_steps_per_update": 1},
+        {"stochastic_steps": ALL_BUT_THE_LAST, "window_size": 2},
+    ],
+    ids=str,
+)
 def test_trajectories_are_those_of_a_real_rollout_to_the_byte(
-    tiny_pipeline: Path, trained: int | None
+    tiny_pipeline: Path, rollout: dict[str, Any]
 ) -> None:
-    config = tiny_config(
-        tiny_pipeline,
-        model={"dtype": "bfloat16"},
-        rollout={"steps": 4, "stochastic_steps": (0, 1, 2), "trained_steps_per_update": trained},
-    )
+    config = tiny_config(tiny_pipeline, model={"dtype": "bfloat16"}, rollout={"steps": 4, **rollout})
     adapter = open_adapter(config, CPU)
     policy = make_policy(config, adapter, Accelerator(), None)
     encoded, data = EncodedPairs(adapter, policy.size_px), toy_data()

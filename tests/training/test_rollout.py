@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,34 @@ def test_each_stochastic_step_can_have_a_noise_of_its_own(policy: Policy) -> Non
         assert plan.gaussian(x_t, v, step).std == alone.gaussian(x_t, v, step).std
 
 
+@pytest.mark.parametrize("solver", ["flow_sde", "cps"])
+def test_only_the_steps_of_the_updates_window_are_noisy_and_trained(
+    policy: Policy, encoded: EncodedPairs, solver: str
+) -> None:
+    config = RolloutConfig(steps=4, window_size=2, window_every_updates=5, solver=solver)  # type: ignore[arg-type]
+    times = policy.times(4)
+    first, second = (sampling_plan(config, times, seed=0, update=update) for update in (4, 5))
+    assert (first.trained, second.trained) == (frozenset({0, 1}), frozenset({1, 2}))
+    assert second.noise_levels == {1: 0.8, 2: 0.8}
+    batch = rolled_out(policy, second, encoded, update=5)[0]
+    assert [step.step for step in batch.steps] == [1, 2]
+    # The first step is the ODE from the sample's own noise, to which no noise was added.
+    start = rolled_out(policy, first, encoded, update=5)[0].steps[0].x_t
+    with torch.no_grad():
+        v = policy.velocity(start, times[0], encoded.conditioning([PAIR]).repeat(2))
+    assert torch.equal(batch.steps[0].x_t, ode_step(start, v, times[0], times[1]))
+    learner(policy).check_ratio_law(second, encoded, batch)
+
+
+def test_a_choice_of_trained_steps_is_made_within_the_window(policy: Policy) -> None:
+    config = RolloutConfig(steps=6, window_size=3, window_every_updates=4, trained_steps_per_update=1)
+    plans = [sampling_plan(config, policy.times(6), seed=0, update=update) for update in range(24)]
+    for update, plan in enumerate(plans):
+        assert set(plan.noise_levels) == set(config.steps_of(update))
+        assert plan.trained < set(plan.noise_levels)
+    assert frozenset().union(*(plan.trained for plan in plans)) == frozenset(range(5))
+
+
 def test_training_finds_the_rollouts_log_probabilities_bit_for_bit(
     policy: Policy, encoded: EncodedPairs
 ) -> None:
@@ -270,6 +299,34 @@ def test_kl_to_the_base_is_zero_at_the_start_and_positive_after_the_weights_move
         pulled, moved = gradient(policy, plan, encoded, judged, **changes)
     assert at_start.kl == 0
     assert moved.kl > 1e-8 and max(value.abs().max().item() for value in pulled.values()) > 0
+
+
+def test_kl_at_early_steps_alone_is_measured_averaged_and_pulls_there_alone(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy)  # trains steps 0 and 1
+    batches = rolled_out(policy, plan, encoded)
+    judged = judge(batches, [0.0] * 4, [True] * 4)
+    early = judge([replace(batch, steps=batch.steps[:1]) for batch in batches], [0.0] * 4, [True] * 4)
+    weights = lora_state(policy.adapter.transformer)
+    with policy.with_weights({name: value + 0.02 for name, value in weights.items()}):
+        _, at_all = gradient(policy, plan, encoded, judged, kl_weight=1.0)
+        pull, limited = gradient(policy, plan, encoded, judged, kl_weight=1.0, kl_steps=1)
+        alone, of_first = gradient(policy, plan, encoded, early, kl_weight=1.0)
+    assert limited.kl == pytest.approx(of_first.kl, rel=1e-6) and limited.kl != at_all.kl
+    # The mean over two trained steps, of which one is held: half the pull of that step by itself.
+    largest = max(value.abs().max().item() for value in alone.values())
+    for name, value in pull.items():
+        assert torch.allclose(2 * value, alone[name], rtol=1e-3, atol=1e-5 * largest), name
+
+
+def test_where_kl_holds_no_trained_step_flat_groups_teach_nothing(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy, stochastic_steps=(1, 2))
+    judged = judge(rolled_out(policy, plan, encoded), [0.0] * 4, [True] * 4)
+    seen, stats = gradient(policy, plan, encoded, judged, kl_weight=1.0, kl_steps=1)
+    assert not seen and stats.optimizer_steps == 0 and math.isnan(stats.kl)
 
 
 def test_the_pairs_of_a_run_are_those_that_its_updates_pick() -> None:
