@@ -48,8 +48,16 @@ class GrpoConfig(Settings):
         unit="samples",
         at_least=1,
     )
+    objective: Literal["clip", "dppo"] = setting(
+        "clip", "What keeps a step small: the ratio clip of eq. 2, or the divergence of Flow-DPPO."
+    )
     clip_range: float = setting(
         1e-4, "c of eq. 2: the ratio counts within 1 - c and 1 + c.", above=0, below=1
+    )
+    dppo_threshold: float = setting(
+        1e-5,
+        "tau of objective dppo: a sample this far from the rollout's policy, and going further, is dropped.",
+        above=0,
     )
     kl_weight: float = setting(
         0.0, "beta of eq. 2 (the paper says 0.1, its public configuration 0).", at_least=0
@@ -86,6 +94,11 @@ class GrpoConfig(Settings):
                 "grpo.optimizer_steps_per_rollout must be at most grpo.groups_per_update, each step learns from whole "
                 f"groups: got {self.optimizer_steps_per_rollout} and {self.groups_per_update}"
             )
+
+    @property
+    def compares_means(self) -> bool:
+        """Whether the objective needs the means of the rollout's steps."""
+        return self.objective == "dppo"
 
     @property
     def samples_per_update(self) -> int:
@@ -242,6 +255,11 @@ class TrainConfig(Settings):
             lines.append(
                 f"grpo.group_size is {self.grpo.group_size}: "
                 "with fewer than 4 samples a group's mean and spread are noise"
+            )
+        if self.grpo.objective == "dppo" and self.grpo.optimizer_steps_per_rollout == 1:
+            lines.append(
+                "grpo.objective=dppo drops nothing with grpo.optimizer_steps_per_rollout=1, as the clip clips nothing: "
+                "the policy is still the rollout's; take 2 or more"
             )
         if self.grpo.kl_steps is not None and self.grpo.kl_weight == 0:
             lines.append("grpo.kl_steps says nothing: grpo.kl_weight is 0, so there is no KL")

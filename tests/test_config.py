@@ -234,6 +234,13 @@ def test_trained_steps_below_a_limit_are_counted_over_windows_and_choices() -> N
     assert RolloutConfig(window_size=2).trained_below(2) == pytest.approx(3 / 4)
 
 
+def test_dppo_with_one_optimizer_step_is_said_to_be_inert() -> None:
+    (line,) = TrainConfig.explore(grpo=GrpoConfig(objective="dppo")).advice()
+    assert "drops nothing with grpo.optimizer_steps_per_rollout=1" in line
+    two = GrpoConfig(objective="dppo", optimizer_steps_per_rollout=2)
+    assert TrainConfig.explore(grpo=two).advice() == ()
+
+
 def test_kl_steps_without_kl_are_warned_of() -> None:
     (line,) = TrainConfig.explore(grpo=GrpoConfig(kl_steps=2)).advice()
     assert line.startswith("grpo.kl_steps says nothing")

@@ -147,7 +147,11 @@ class _Run(RunUnderWay):
         config, number = self.config, self.update
         run, grpo = config.run, config.grpo
         plan = sampling_plan(
-            config.rollout, self.policy.times(config.rollout.steps), seed=run.seed, update=number
+            config.rollout,
+            self.policy.times(config.rollout.steps),
+            seed=run.seed,
+            update=number,
+            keeps_means=grpo.compares_means,
         )
         pairs = pick_pairs(self.data.train.pairs, grpo.groups_per_update, seed=run.seed, update=number)
         experience = gather_experience(

@@ -53,12 +53,13 @@ def trace_of(load: Workload, batch: int, *, is_quick: bool = False) -> Transform
 def trajectories(load: Workload) -> int:
     """Bytes of one process's samples of an update, at most: the latents around trained steps, log-probs, clean latents.
 
-    A latent between two trained steps is held once.
+    A latent between two trained steps is held once. An objective that compares means adds one of each trained step.
     """
     assert isinstance(load.config, TrainConfig)
     rollout = load.config.rollout
     latents = most_latents(rollout) * load.latent_numbers * load.dtype.itemsize
-    each = latents + rollout.trained_steps * FLOAT + load.latent_numbers * FLOAT
+    means = rollout.trained_steps if load.config.grpo.compares_means else 0
+    each = latents + rollout.trained_steps * FLOAT + (1 + means) * load.latent_numbers * FLOAT
     return samples_of_process(load) * each
 
 

@@ -1,8 +1,8 @@
 """One update of the policy from a rollout: the loss by micro-batch, the gradient, the optimizer's step.
 
 The objective is the mean over valid samples and trained steps of `min(r A, clip(r) A) - beta KL`
-(arXiv:2606.23950, eq. 2). An invalid sample goes through the model with the others, so that the batch keeps its shape,
-and has no part in loss or averages.
+(arXiv:2606.23950, eq. 2); with grpo.objective=dppo Flow-DPPO's term stands in place of the clip. An invalid sample goes
+through the model with the others, so that the batch keeps its shape, and has no part in loss or averages.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..config import GrpoConfig
 from ..models.conditioning import Conditioning
-from ..rl.grpo import clipped_policy_loss, gaussian_kl, velocity_kl
+from ..rl.grpo import gaussian_kl, velocity_kl
 from .encoded_pairs import EncodedPairs
+from .objectives import OBJECTIVES
 from .placement import share_of
 from .policy import Policy
 from .processes import Processes
@@ -190,17 +191,13 @@ class Learner:
         conditioning = encoded.conditioning([batch.pair]).repeat(len(batch.unit.samples))
         advantages = item.advantages.to(self.policy.device)
         rows = item.valid.nonzero().flatten().to(self.policy.device)
+        objective = OBJECTIVES[self.config.objective]
         for kept in batch.steps:
             step = kept.to(self.policy.device)
             v = self.policy.velocity(step.x_t, plan.times[step.step], conditioning)
             gaussian = plan.gaussian(step.x_t, v, step.step)
             log_prob = plan.log_prob(step.x_next, gaussian)
-            term = clipped_policy_loss(
-                log_prob[rows],
-                step.log_prob[rows],
-                advantages[rows],
-                clip_range=self.config.clip_range,
-            )
+            term = objective(self.config, step, log_prob, gaussian, advantages[rows], rows)
             kl = self._kl(plan, step, v, conditioning)
             losses = term.loss if kl is None else term.loss + self.config.kl_weight * kl[rows]
             _check_finite("policy loss", term.loss, batch, rows)

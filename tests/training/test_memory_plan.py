@@ -110,23 +110,35 @@ def test_text_encoders_and_backbone_are_counted_to_the_byte(tiny_pipeline: Path)
 
 
 @pytest.mark.parametrize(
-    "rollout",
+    ("rollout", "objective"),
     [
-        {"stochastic_steps": (0, 1, 2)},
-        {"stochastic_steps": (0, 1, 2), "trained_steps_per_update": 1},
-        {"stochastic_steps": ALL_BUT_THE_LAST, "window_size": 2},
+        ({"stochastic_steps": (0, 1, 2)}, "clip"),
+        ({"stochastic_steps": (0, 1, 2), "trained_steps_per_update": 1}, "clip"),
+        ({"stochastic_steps": ALL_BUT_THE_LAST, "window_size": 2}, "clip"),
+        ({"stochastic_steps": (0, 1, 2), "trained_steps_per_update": 1}, "dppo"),
     ],
     ids=str,
 )
 def test_trajectories_are_those_of_a_real_rollout_to_the_byte(
-    tiny_pipeline: Path, rollout: dict[str, Any]
+    tiny_pipeline: Path, rollout: dict[str, Any], objective: str
 ) -> None:
-    config = tiny_config(tiny_pipeline, model={"dtype": "bfloat16"}, rollout={"steps": 4, **rollout})
+    config = tiny_config(
+        tiny_pipeline,
+        model={"dtype": "bfloat16"},
+        rollout={"steps": 4, **rollout},
+        grpo={"objective": objective},
+    )
     adapter = open_adapter(config, CPU)
     policy = make_policy(config, adapter, Accelerator(), None)
     encoded, data = EncodedPairs(adapter, policy.size_px), toy_data()
     encoded.encode(data.train, data.train.pairs, is_quiet=True)
-    plan = sampling_plan(config.rollout, policy.times(config.rollout.steps), seed=0, update=0)
+    plan = sampling_plan(
+        config.rollout,
+        policy.times(config.rollout.steps),
+        seed=0,
+        update=0,
+        keeps_means=config.grpo.compares_means,
+    )
     grpo, held = config.grpo, []
     for unit in units_of_process(
         0, 1, groups=grpo.groups_per_update, group_size=grpo.group_size, micro_batch=grpo.micro_batch
@@ -134,7 +146,9 @@ def test_trajectories_are_those_of_a_real_rollout_to_the_byte(
         pair = data.train.pairs[unit.group]
         given = encoded.conditioning([pair]).repeat(len(unit.samples))
         batch = roll_out(policy, plan, given, pair, unit, seed=0, update=0).on_host()
-        held += [batch.tokens, *(t for step in batch.steps for t in (step.x_t, step.x_next, step.log_prob))]
+        held.append(batch.tokens)
+        for step in batch.steps:
+            held += [step.x_t, step.x_next, step.log_prob, *([] if step.mean is None else [step.mean])]
     assert trajectories(load_of(config)) == bytes_of(held)
 
 

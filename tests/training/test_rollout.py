@@ -329,6 +329,41 @@ def test_where_kl_holds_no_trained_step_flat_groups_teach_nothing(
     assert not seen and stats.optimizer_steps == 0 and math.isnan(stats.kl)
 
 
+def test_dppo_gives_the_clips_gradient_where_neither_takes_anything_away(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    """On-policy, where both are inert, and after the weights moved, under bounds that nothing reaches."""
+    kept = replace(plan_of(policy), keeps_means=True)
+    judged = judge(rolled_out(policy, kept, encoded), [1.0, -0.5, 2.0, -1.0], [True] * 4)
+    dppo = {"objective": "dppo", "dppo_threshold": 1e-12}
+    clipped, on_policy = gradient(policy, kept, encoded, judged)
+    dropped, inert = gradient(policy, kept, encoded, judged, **dppo)
+    assert all(torch.equal(clipped[name], dropped[name]) for name in clipped)
+    assert on_policy.clip_share == inert.clip_share == 0, "D is exactly 0, below any threshold"
+
+    weights = lora_state(policy.adapter.transformer)
+    with policy.with_weights({name: value + 0.02 for name, value in weights.items()}):
+        clipped, free = gradient(policy, kept, encoded, judged, clip_range=0.999)
+        dropped, also_free = gradient(policy, kept, encoded, judged, **dppo | {"dppo_threshold": 1e9})
+        _, some = gradient(policy, kept, encoded, judged, **dppo)
+    assert all(torch.equal(clipped[name], dropped[name]) for name in clipped)
+    assert free.ratio_max_deviation == also_free.ratio_max_deviation > 0
+    assert free.clip_share == also_free.clip_share == 0
+    assert 0 < some.clip_share < 1, "what moves back towards the rollout's policy is kept"
+
+
+def test_means_are_kept_where_the_plan_asks_for_them(policy: Policy, encoded: EncodedPairs) -> None:
+    plan = plan_of(policy)
+    assert all(step.mean is None for step in rolled_out(policy, plan, encoded)[0].on_host().steps)
+    batch = rolled_out(policy, replace(plan, keeps_means=True), encoded)[0].on_host()
+    given = encoded.conditioning([PAIR]).repeat(2)
+    for step in batch.steps:
+        with torch.no_grad():
+            v = policy.velocity(step.x_t, plan.times[step.step], given)
+        assert step.mean is not None
+        assert torch.equal(step.mean, plan.gaussian(step.x_t, v, step.step).mean)
+
+
 def test_the_pairs_of_a_run_are_those_that_its_updates_pick() -> None:
     pairs = ToyReferences(tuple("abcdefghij")).pairs
     picked = {pair for update in range(4) for pair in pick_pairs(pairs, 3, seed=5, update=update)}
