@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from .config_inputs import DataConfig, LoraConfig, ModelConfig
+from .config_nft import NftConfig
 from .config_reward import BackboneConfig, RemoteRewardConfig, RewardConfig
 from .config_rollout import RolloutConfig
 from .settings import Settings, apply_overrides, from_mapping, merge, setting, to_mapping
@@ -22,6 +23,7 @@ __all__ = [
     "GrpoConfig",
     "LoraConfig",
     "ModelConfig",
+    "NftConfig",
     "OptimConfig",
     "RemoteRewardConfig",
     "RewardConfig",
@@ -187,11 +189,25 @@ class RunConfig(CommonRunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleWork:
+    """How often the model answers for one sample of an update: in the rollout, with a gradient, and for what it is
+    compared with (on average, where updates differ)."""
+
+    rollout: int
+    trained: int
+    old_policy: int
+    kl_reference: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
     """One training run. `TrainConfig.explore()` and `.suppress(init_lora=...)` give a stage's defaults."""
 
     stage: Literal["explore", "suppress"] = setting(
         "explore", "The stage of DivRL; it sets the reward's default."
+    )
+    algorithm: Literal["grpo", "nft"] = setting(
+        "grpo", "How the policy learns from rewards: Flow-GRPO, or DiffusionNFT (nft.*)."
     )
     model: ModelConfig = setting(ModelConfig(), "The pipeline.")
     lora: LoraConfig = setting(LoraConfig(), "The adapter.")
@@ -199,6 +215,7 @@ class TrainConfig(Settings):
     reward: RewardConfig = setting(RewardConfig(), "The reward.")
     rollout: RolloutConfig = setting(RolloutConfig(), "The sampling.")
     grpo: GrpoConfig = setting(GrpoConfig(), "The policy loss.")
+    nft: NftConfig = setting(NftConfig(), "The other policy loss.")
     optim: OptimConfig = setting(OptimConfig(), "The optimizer.")
     run: RunConfig = setting(RunConfig(), "The run.")
 
@@ -208,6 +225,8 @@ class TrainConfig(Settings):
             raise ValueError(
                 "run.init_lora is needed: suppress starts from explore's LoRA; name its run with --from"
             )
+        if self.algorithm == "nft":
+            self._check_nft()
         if self.grpo.kl_steps is not None and not self.rollout.trained_below(self.grpo.kl_steps):
             raise ValueError(
                 f"grpo.kl_steps={self.grpo.kl_steps}: no trained step lies below it, the first is "
@@ -227,6 +246,66 @@ class TrainConfig(Settings):
                 "run.mixed_precision=fp16 cannot be trained: without loss scaling the LoRA's gradients vanish; "
                 "take bf16 or no"
             )
+
+    def _check_nft(self) -> None:
+        """What of the other algorithm's settings cannot be meant."""
+        rollout, grpo, nft = self.rollout, self.grpo, self.nft
+        meant = {
+            "grpo.kl_weight": ("nft.kl_weight, with grpo.kl_weight=0", grpo.kl_weight > 0),
+            "grpo.kl_steps": ("nft.kl_weight", grpo.kl_steps is not None),
+            "grpo.objective": ("grpo.objective=clip, which is not read", grpo.objective != "clip"),
+            "rollout.trained_steps_per_update": (
+                "nft.times_per_sample",
+                rollout.trained_steps_per_update is not None,
+            ),
+            "rollout.window_size": (
+                "nft.noisy_rollout=true",
+                rollout.window_size is not None and not nft.noisy_rollout,
+            ),
+            "rollout.noise_levels": (
+                "nft.noisy_rollout=true",
+                rollout.noise_levels is not None and not nft.noisy_rollout,
+            ),
+        }
+        for name, (instead, is_set) in meant.items():
+            if is_set:
+                raise ValueError(f"{name} says nothing with algorithm=nft; take {instead}, or leave it out")
+        if nft.times == "schedule" and nft.times_per_sample > rollout.steps:
+            raise ValueError(
+                f"nft.times_per_sample must be at most rollout.steps with nft.times=schedule: got "
+                f"{nft.times_per_sample} of {rollout.steps}; take nft.times=uniform or more steps"
+            )
+
+    @property
+    def kl_setting(self) -> str:
+        """The name of the setting that holds the policy to its KL reference."""
+        return f"{self.algorithm}.kl_weight"
+
+    @property
+    def kl_weight(self) -> float:
+        """How much the algorithm holds the policy to its KL reference."""
+        return self.nft.kl_weight if self.algorithm == "nft" else self.grpo.kl_weight
+
+    @property
+    def holds_on_to_start(self) -> bool:
+        """Whether KL needs a frozen copy of the LoRA that the run starts from."""
+        return self.kl_weight > 0 and self.grpo.kl_reference == "init"
+
+    @property
+    def has_old_policy(self) -> bool:
+        """Whether a copy of the LoRA draws the samples."""
+        return self.algorithm == "nft"
+
+    @property
+    def work_of_a_sample(self) -> SampleWork:
+        """What the algorithm asks of the model for a sample from which it learns."""
+        steps, grpo = self.rollout.steps, self.grpo
+        if self.algorithm == "nft":
+            times = self.nft.times_per_sample
+            held = times if self.nft.kl_weight > 0 else 0
+            return SampleWork(rollout=steps, trained=times, old_policy=times, kl_reference=held)
+        at = self.rollout.trained_below(grpo.kl_steps) if grpo.kl_weight > 0 else 0
+        return SampleWork(rollout=steps, trained=self.rollout.trained_steps, old_policy=0, kl_reference=at)
 
     @classmethod
     def explore(cls, **sections: Any) -> TrainConfig:
@@ -256,6 +335,8 @@ class TrainConfig(Settings):
                 f"grpo.group_size is {self.grpo.group_size}: "
                 "with fewer than 4 samples a group's mean and spread are noise"
             )
+        if self.algorithm != "nft" and self.nft != NftConfig():
+            lines.append("nft.* says nothing: algorithm is grpo")
         if self.grpo.objective == "dppo" and self.grpo.optimizer_steps_per_rollout == 1:
             lines.append(
                 "grpo.objective=dppo drops nothing with grpo.optimizer_steps_per_rollout=1, as the clip clips nothing: "

@@ -140,10 +140,14 @@ def _facts(records: Sequence[RunRecord], results: Sequence[ModelResult]) -> list
         seconds = sum(sum((row.get("seconds") or {}).values()) for row in record.train)
         planned = record.planned_updates
         of_plan = f" of {planned}" if planned and planned != record.last_update else ""
+        algorithm = (
+            setting_of(record.settings, "algorithm") or "grpo"
+        )  # of a run from before there was a choice
+        by = "" if algorithm == "grpo" else f" by {algorithm}"
         facts.append(
             (
                 record.stage,
-                f"{record.last_update}{of_plan} updates, {samples:,} pictures, {duration(seconds)}",
+                f"{record.last_update}{of_plan} updates{by}, {samples:,} pictures, {duration(seconds)}",
             )
         )
     if results:

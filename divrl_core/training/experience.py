@@ -13,6 +13,7 @@ from ..config import GrpoConfig
 from ..rewards.gate import Reward
 from ..rl.advantage import Advantages, group_advantages
 from .encoded_pairs import EncodedPairs
+from .judged import Judged
 from .placement import Unit, units_of_process
 from .policy import Policy
 from .processes import Processes
@@ -20,7 +21,6 @@ from .references import PromptPair, ReferenceSet
 from .reward_queue import RewardQueue
 from .rewarding import Rewarder
 from .rollout import MicroBatch, SamplingPlan, roll_out
-from .update import Judged
 
 PARTS = ("total", "nssm", "vsm", "gap")
 

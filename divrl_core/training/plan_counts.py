@@ -56,11 +56,18 @@ def trajectories(load: Workload) -> int:
     A latent between two trained steps is held once. An objective that compares means adds one of each trained step.
     """
     assert isinstance(load.config, TrainConfig)
+    if load.config.algorithm == "nft":
+        return clean_latents(load)
     rollout = load.config.rollout
     latents = most_latents(rollout) * load.latent_numbers * load.dtype.itemsize
     means = rollout.trained_steps if load.config.grpo.compares_means else 0
-    each = latents + rollout.trained_steps * FLOAT + (1 + means) * load.latent_numbers * FLOAT
-    return samples_of_process(load) * each
+    each = latents + rollout.trained_steps * FLOAT + means * load.latent_numbers * FLOAT
+    return samples_of_process(load) * each + clean_latents(load)
+
+
+def clean_latents(load: Workload) -> int:
+    """Bytes of one process's clean latents of an update: all that DiffusionNFT remembers of a rollout."""
+    return samples_of_process(load) * load.latent_numbers * FLOAT
 
 
 def most_latents(rollout: RolloutConfig) -> int:

@@ -32,7 +32,7 @@ class SamplingPlan:
     """The steps of an update's rollouts: the times (steps + 1), which steps are trained, and the solver.
 
     noise_levels: of each stochastic step; the others are deterministic. keeps_means: remember the trained steps' means,
-    for an objective that compares them.
+    for an objective that compares them. update: its number.
     """
 
     times: tuple[float, ...]
@@ -40,6 +40,7 @@ class SamplingPlan:
     solver: str
     noise_levels: Mapping[int, float]
     keeps_means: bool = False
+    update: int = 0
 
     def gaussian(self, x_t: Tensor, v: Tensor, step: int) -> Gaussian:
         """The distribution of the latent after a stochastic step."""
@@ -128,6 +129,7 @@ def sampling_plan(
         solver=config.solver,
         noise_levels=config.noise_of_steps(update),
         keeps_means=keeps_means,
+        update=update,
     )
 
 

@@ -18,13 +18,14 @@ from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.lora import add_lora, load_lora_state, lora_state
 from divrl_core.settings import list_settings
 from divrl_core.training.encoded_pairs import EncodedPairs, pairs_of_run
+from divrl_core.training.judged import Judged
 from divrl_core.training.pair_order import pick_pairs
 from divrl_core.training.placement import units_of_process
 from divrl_core.training.policy import Policy
 from divrl_core.training.processes import Processes
 from divrl_core.training.rollout import MicroBatch, SamplingPlan, roll_out, sampling_plan
 from divrl_core.training.stepper import Stepper
-from divrl_core.training.update import Judged, Learner, UpdateStats
+from divrl_core.training.update import Learner, UpdateStats
 
 from .tiny_run import SIZE_PX, ToyReferences
 
@@ -169,7 +170,7 @@ def test_only_the_steps_of_the_updates_window_are_noisy_and_trained(
     with torch.no_grad():
         v = policy.velocity(start, times[0], encoded.conditioning([PAIR]).repeat(2))
     assert torch.equal(batch.steps[0].x_t, ode_step(start, v, times[0], times[1]))
-    learner(policy).check_ratio_law(second, encoded, batch)
+    learner(policy).check(second, encoded, batch)
 
 
 def test_a_choice_of_trained_steps_is_made_within_the_window(policy: Policy) -> None:
@@ -186,7 +187,7 @@ def test_training_finds_the_rollouts_log_probabilities_bit_for_bit(
 ) -> None:
     plan = plan_of(policy)
     batch = rolled_out(policy, plan, encoded)[0]
-    learner(policy).check_ratio_law(plan, encoded, batch)
+    learner(policy).check(plan, encoded, batch)
 
 
 def test_the_ratio_law_is_broken_when_the_weights_moved_in_between(
@@ -200,7 +201,7 @@ def test_the_ratio_law_is_broken_when_the_weights_moved_in_between(
         policy.with_weights(moved),
         pytest.raises(ValueError, match=r"ratio law: .* at step 0 of ant#0") as caught,
     ):
-        learner(policy).check_ratio_law(plan, encoded, batch)
+        learner(policy).check(plan, encoded, batch)
     assert "start a new run with" in str(caught.value)
     named = set(re.findall(r"\b[a-z]+\.[a-z_]+", str(caught.value)))
     known = {row.name for row in list_settings(TrainConfig)}

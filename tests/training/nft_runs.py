@@ -1,0 +1,18 @@
+"""Small runs by DiffusionNFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from divrl_core.config import NftConfig, TrainConfig
+
+from .tiny_run import tiny_config
+
+
+def nft_config(pipeline: Path, *, nft: dict[str, Any] | None = None, **changed: Any) -> TrainConfig:
+    """`tiny_config` with algorithm=nft; two times a sample, `nft` replaces its settings."""
+    from dataclasses import replace
+
+    fields = {"times_per_sample": 2, **(nft or {})}
+    return replace(tiny_config(pipeline, **changed), algorithm="nft", nft=NftConfig(**fields))
