@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divrl_core.config import GrpoConfig, RolloutConfig, RunConfig, TrainConfig
+from divrl_core.config import GrpoConfig, NftConfig, RolloutConfig, RunConfig, TrainConfig
 from divrl_core.settings import apply_overrides, from_mapping, list_settings, merge, to_mapping
 
 
@@ -129,6 +129,30 @@ def test_suppress_without_a_lora_is_refused() -> None:
             {"rollout": {"stochastic_steps": [2, 3]}, "grpo": {"kl_steps": 2}},
             "grpo.kl_steps=2: no trained step lies below it, the first is 2",
         ),
+        ({"algorithm": "ppo"}, "algorithm must be one of grpo, nft, got 'ppo'"),
+        (
+            {"algorithm": "nft", "grpo": {"kl_weight": 0.1}},
+            "grpo.kl_weight says nothing with algorithm=nft; take nft.kl_weight, with grpo.kl_weight=0",
+        ),
+        ({"algorithm": "nft", "grpo": {"kl_steps": 1}}, "grpo.kl_steps says nothing with algorithm=nft"),
+        (
+            {"algorithm": "nft", "grpo": {"objective": "dppo"}},
+            "grpo.objective says nothing with algorithm=nft",
+        ),
+        (
+            {"algorithm": "nft", "rollout": {"trained_steps_per_update": 1}},
+            "rollout.trained_steps_per_update says nothing with algorithm=nft; take nft.times_per_sample",
+        ),
+        (
+            {"algorithm": "nft", "rollout": {"window_size": 1}},
+            "rollout.window_size says nothing with algorithm=nft; take nft.noisy_rollout=true",
+        ),
+        (
+            {"algorithm": "nft", "nft": {"times_per_sample": 7}},
+            "nft.times_per_sample must be at most rollout.steps with nft.times=schedule: got 7 of 6",
+        ),
+        ({"nft": {"beta": 0}}, "nft.beta must be above 0, got 0"),
+        ({"nft": {"times": "all"}}, "nft.times must be one of schedule, uniform"),
         ({"grpo": {"kl_reference": "init"}}, "needs run.init_lora"),
         ({"model": {"image_size_px": 130}}, "model.image_size_px must be a multiple of 16, got 130"),
         ({"model": {"path": ""}}, "model.path must not be empty"),
@@ -239,6 +263,27 @@ def test_dppo_with_one_optimizer_step_is_said_to_be_inert() -> None:
     assert "drops nothing with grpo.optimizer_steps_per_rollout=1" in line
     two = GrpoConfig(objective="dppo", optimizer_steps_per_rollout=2)
     assert TrainConfig.explore(grpo=two).advice() == ()
+
+
+def test_settings_of_the_algorithm_that_is_not_taken_are_told() -> None:
+    small = TrainConfig.explore(nft=NftConfig(beta=0.1))
+    assert small.advice() == ("nft.* says nothing: algorithm is grpo",)
+    assert TrainConfig.explore(algorithm="nft", nft=NftConfig(beta=0.1)).advice() == ()
+    many = {"algorithm": "nft", "nft": {"times_per_sample": 9, "times": "uniform"}}
+    assert from_mapping(TrainConfig, many).nft.times_per_sample == 9
+    noisy = {"algorithm": "nft", "nft": {"noisy_rollout": True}, "rollout": {"window_size": 1}}
+    assert from_mapping(TrainConfig, noisy).rollout.window_size == 1
+
+
+def test_the_work_of_a_sample_follows_from_the_algorithm() -> None:
+    assert vars(TrainConfig.explore().work_of_a_sample) == {
+        "rollout": 6, "trained": 5, "old_policy": 0, "kl_reference": 0,
+    }  # fmt: skip
+    held = TrainConfig.explore(grpo=GrpoConfig(kl_weight=0.1, kl_steps=2))
+    assert held.work_of_a_sample.kl_reference == 2
+    assert vars(TrainConfig.explore(algorithm="nft").work_of_a_sample) == {
+        "rollout": 6, "trained": 3, "old_policy": 3, "kl_reference": 3,
+    }  # fmt: skip
 
 
 def test_kl_steps_without_kl_are_warned_of() -> None:

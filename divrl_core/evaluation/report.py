@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..config import TrainConfig
-from ..settings import list_settings
+from ..settings import flat, list_settings
 from ..training.files import write_atomic_text
 from .comparison import read_comparisons
 from .experiment_charts import frontier_svg
@@ -193,8 +193,9 @@ def _settings_table(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Every setting with its value in each stage, and whether any stage departs from the default."""
     rows = []
     for setting in list_settings(TrainConfig):
-        values = [setting_of(record.settings, setting.name) for record in records]
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        # What was no setting yet when a run was made had its default.
+        values = [flat(record.settings).get(setting.name, default) for record in records]
         rows.append(
             {
                 "name": setting.name,
