@@ -40,13 +40,14 @@ from divrl_core.models.offload import offload_blocks
 from divrl_core.models.published_configs import PUBLISHED_PARTS
 from divrl_core.models.quantized import hold_quantized
 from divrl_core.models.transformer_load import compile_blocks
+from divrl_core.training.judged import Judged
 from divrl_core.training.placement import units_of_process
 from divrl_core.training.policy import Policy
 from divrl_core.training.processes import Processes
 from divrl_core.training.references import PromptPair
 from divrl_core.training.rollout import MicroBatch, roll_out, sampling_plan
 from divrl_core.training.stepper import Stepper
-from divrl_core.training.update import Judged, Learner
+from divrl_core.training.update import Learner
 
 PAIR = PromptPair("subject#0", "subject", "a subject")
 

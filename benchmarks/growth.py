@@ -37,12 +37,13 @@ from divrl_core.models.conditioning import Conditioning
 from divrl_core.models.live_tensors import LiveTensors
 from divrl_core.models.text import FULL_TEXT_TOKENS
 from divrl_core.training.encoded_pairs import EncodedPairs
+from divrl_core.training.judged import Judged
 from divrl_core.training.placement import units_of_process
 from divrl_core.training.processes import Processes
 from divrl_core.training.references import PromptPair
 from divrl_core.training.rollout import roll_out, sampling_plan
 from divrl_core.training.stepper import make_stepper
-from divrl_core.training.update import Judged, Learner
+from divrl_core.training.update import Learner
 
 SMALL_GROUP = 3
 MEASURES = ("encoding", "rollout", "training")

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from .config_inputs import DataConfig, LoraConfig, ModelConfig, SegmenterConfig
+from .config_nft import NftConfig
 from .config_reward import BackboneConfig, RemoteRewardConfig, RewardConfig
+from .config_rollout import RolloutConfig
 from .settings import Settings, apply_overrides, from_mapping, merge, setting, to_mapping
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "GrpoConfig",
     "LoraConfig",
     "ModelConfig",
+    "NftConfig",
     "OptimConfig",
     "RemoteRewardConfig",
     "RewardConfig",
@@ -32,75 +35,6 @@ __all__ = [
     "from_mapping",
     "to_mapping",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutConfig(Settings):
-    """How training samples are drawn."""
-
-    section: ClassVar[str] = "rollout"
-
-    steps: int = setting(6, "Sampling steps of a rollout; the last is always deterministic.", at_least=2)
-    solver: Literal["flow_sde", "cps"] = setting("flow_sde", "The stochastic step.")
-    noise_level: float = setting(
-        0.8, "a of the stochastic step: 0 is none; cps takes at most 1.", above=0, at_most=2
-    )
-    noise_levels: tuple[float, ...] | None = setting(
-        None,
-        "A noise level for each of the stochastic steps; null = noise_level for all.",
-        above=0,
-        at_most=2,
-    )
-    stochastic_steps: tuple[int, ...] = setting(
-        (0, 1, 2, 3, 4),
-        "Indices of the noisy, trained steps; 0 is the first and noisiest, the others are ODE.",
-        at_least=0,
-    )
-    trained_steps_per_update: int | None = setting(
-        None,
-        "Train a seeded choice of so many of the stochastic steps in each update; null = all.",
-        at_least=1,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        last = self.steps - 1
-        if not self.stochastic_steps or len(set(self.stochastic_steps)) != len(self.stochastic_steps):
-            raise ValueError(
-                f"rollout.stochastic_steps needs different indices, got {list(self.stochastic_steps)}"
-            )
-        if max(self.stochastic_steps) >= last:
-            raise ValueError(
-                f"rollout.stochastic_steps must lie in 0..{last - 1}: step {last}, the last of {self.steps}, "
-                f"is always deterministic; got {list(self.stochastic_steps)}, take {list(range(last))}"
-            )
-        if (self.trained_steps_per_update or 1) > len(self.stochastic_steps):
-            raise ValueError(
-                f"rollout.trained_steps_per_update must be at most the number of stochastic steps, "
-                f"{len(self.stochastic_steps)}, got {self.trained_steps_per_update}"
-            )
-        if self.noise_levels is not None and len(self.noise_levels) != len(self.stochastic_steps):
-            raise ValueError(
-                f"rollout.noise_levels needs one for each of the {len(self.stochastic_steps)} stochastic steps, "
-                f"got {len(self.noise_levels)}: {list(self.noise_levels)}"
-            )
-        for step, level in self.noise_of_steps.items():
-            if self.solver == "cps" and level > 1:
-                name = "noise_level" if self.noise_levels is None else "noise_levels"
-                raise ValueError(
-                    f"rollout.{name} must be at most 1 for the solver cps, got {level} at step {step}"
-                )
-
-    @property
-    def noise_of_steps(self) -> dict[int, float]:
-        """The noise level of each stochastic step."""
-        levels = self.noise_levels or (self.noise_level,) * len(self.stochastic_steps)
-        return dict(zip(self.stochastic_steps, levels, strict=True))
-
-    @property
-    def trained_steps(self) -> int:
-        """How many steps of each sample are trained in an update."""
-        return self.trained_steps_per_update or len(self.stochastic_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +51,24 @@ class GrpoConfig(Settings):
         unit="samples",
         at_least=1,
     )
+    objective: Literal["clip", "dppo"] = setting(
+        "clip", "What keeps a step small: the ratio clip of eq. 2, or the divergence of Flow-DPPO."
+    )
     clip_range: float = setting(
         1e-4, "c of eq. 2: the ratio counts within 1 - c and 1 + c.", above=0, below=1
     )
+    dppo_threshold: float = setting(
+        1e-5,
+        "tau of objective dppo: a sample this far from the rollout's policy, and going further, is dropped.",
+        above=0,
+    )
     kl_weight: float = setting(
         0.0, "beta of eq. 2 (the paper says 0.1, its public configuration 0).", at_least=0
+    )
+    kl_steps: int | None = setting(
+        None,
+        "KL at the trained steps below this index alone, the noisiest; null = at all of them.",
+        at_least=1,
     )
     kl_kind: Literal["mean", "velocity"] = setting(
         "mean", "KL between the steps' Gaussians, or of the velocities."
@@ -159,6 +106,11 @@ class GrpoConfig(Settings):
                 "grpo.optimizer_steps_per_rollout must be at most grpo.groups_per_update, each step learns from whole "
                 f"groups: got {self.optimizer_steps_per_rollout} and {self.groups_per_update}"
             )
+
+    @property
+    def compares_means(self) -> bool:
+        """Whether the objective needs the means of the rollout's steps."""
+        return self.objective == "dppo"
 
     @property
     def samples_per_update(self) -> int:
@@ -247,11 +199,25 @@ class RunConfig(CommonRunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleWork:
+    """How often the model answers for one sample of an update: in the rollout, with a gradient, and for what it is
+    compared with (on average, where updates differ)."""
+
+    rollout: int
+    trained: int
+    old_policy: int
+    kl_reference: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
     """One training run. `TrainConfig.explore()` and `.suppress(init_lora=...)` give a stage's defaults."""
 
     stage: Literal["explore", "suppress"] = setting(
         "explore", "The stage of DivRL; it sets the reward's default."
+    )
+    algorithm: Literal["grpo", "nft"] = setting(
+        "grpo", "How the policy learns from rewards: Flow-GRPO, or DiffusionNFT (nft.*)."
     )
     model: ModelConfig = setting(ModelConfig(), "The pipeline.")
     lora: LoraConfig = setting(LoraConfig(), "The adapter.")
@@ -259,6 +225,7 @@ class TrainConfig(Settings):
     reward: RewardConfig = setting(RewardConfig(), "The reward.")
     rollout: RolloutConfig = setting(RolloutConfig(), "The sampling.")
     grpo: GrpoConfig = setting(GrpoConfig(), "The policy loss.")
+    nft: NftConfig = setting(NftConfig(), "The other policy loss.")
     optim: OptimConfig = setting(OptimConfig(), "The optimizer.")
     run: RunConfig = setting(RunConfig(), "The run.")
 
@@ -267,6 +234,13 @@ class TrainConfig(Settings):
         if self.stage == "suppress" and not self.run.init_lora:
             raise ValueError(
                 "run.init_lora is needed: suppress starts from explore's LoRA; name its run with --from"
+            )
+        if self.algorithm == "nft":
+            self._check_nft()
+        if self.grpo.kl_steps is not None and not self.rollout.trained_below(self.grpo.kl_steps):
+            raise ValueError(
+                f"grpo.kl_steps={self.grpo.kl_steps}: no trained step lies below it, the first is "
+                f"{min(map(min, self.rollout.windows))}; raise it, or leave it out"
             )
         if self.grpo.kl_reference == "init" and not self.run.init_lora:
             raise ValueError(
@@ -282,6 +256,66 @@ class TrainConfig(Settings):
                 "run.mixed_precision=fp16 cannot be trained: without loss scaling the LoRA's gradients vanish; "
                 "take bf16 or no"
             )
+
+    def _check_nft(self) -> None:
+        """What of the other algorithm's settings cannot be meant."""
+        rollout, grpo, nft = self.rollout, self.grpo, self.nft
+        meant = {
+            "grpo.kl_weight": ("nft.kl_weight, with grpo.kl_weight=0", grpo.kl_weight > 0),
+            "grpo.kl_steps": ("nft.kl_weight", grpo.kl_steps is not None),
+            "grpo.objective": ("grpo.objective=clip, which is not read", grpo.objective != "clip"),
+            "rollout.trained_steps_per_update": (
+                "nft.times_per_sample",
+                rollout.trained_steps_per_update is not None,
+            ),
+            "rollout.window_size": (
+                "nft.noisy_rollout=true",
+                rollout.window_size is not None and not nft.noisy_rollout,
+            ),
+            "rollout.noise_levels": (
+                "nft.noisy_rollout=true",
+                rollout.noise_levels is not None and not nft.noisy_rollout,
+            ),
+        }
+        for name, (instead, is_set) in meant.items():
+            if is_set:
+                raise ValueError(f"{name} says nothing with algorithm=nft; take {instead}, or leave it out")
+        if nft.times == "schedule" and nft.times_per_sample > rollout.steps:
+            raise ValueError(
+                f"nft.times_per_sample must be at most rollout.steps with nft.times=schedule: got "
+                f"{nft.times_per_sample} of {rollout.steps}; take nft.times=uniform or more steps"
+            )
+
+    @property
+    def kl_setting(self) -> str:
+        """The name of the setting that holds the policy to its KL reference."""
+        return f"{self.algorithm}.kl_weight"
+
+    @property
+    def kl_weight(self) -> float:
+        """How much the algorithm holds the policy to its KL reference."""
+        return self.nft.kl_weight if self.algorithm == "nft" else self.grpo.kl_weight
+
+    @property
+    def holds_on_to_start(self) -> bool:
+        """Whether KL needs a frozen copy of the LoRA that the run starts from."""
+        return self.kl_weight > 0 and self.grpo.kl_reference == "init"
+
+    @property
+    def has_old_policy(self) -> bool:
+        """Whether a copy of the LoRA draws the samples."""
+        return self.algorithm == "nft"
+
+    @property
+    def work_of_a_sample(self) -> SampleWork:
+        """What the algorithm asks of the model for a sample from which it learns."""
+        steps, grpo = self.rollout.steps, self.grpo
+        if self.algorithm == "nft":
+            times = self.nft.times_per_sample
+            held = times if self.nft.kl_weight > 0 else 0
+            return SampleWork(rollout=steps, trained=times, old_policy=times, kl_reference=held)
+        at = self.rollout.trained_below(grpo.kl_steps) if grpo.kl_weight > 0 else 0
+        return SampleWork(rollout=steps, trained=self.rollout.trained_steps, old_policy=0, kl_reference=at)
 
     @classmethod
     def explore(cls, **sections: Any) -> TrainConfig:
@@ -311,6 +345,15 @@ class TrainConfig(Settings):
                 f"grpo.group_size is {self.grpo.group_size}: "
                 "with fewer than 4 samples a group's mean and spread are noise"
             )
+        if self.algorithm != "nft" and self.nft != NftConfig():
+            lines.append("nft.* says nothing: algorithm is grpo")
+        if self.grpo.objective == "dppo" and self.grpo.optimizer_steps_per_rollout == 1:
+            lines.append(
+                "grpo.objective=dppo drops nothing with grpo.optimizer_steps_per_rollout=1, as the clip clips nothing: "
+                "the policy is still the rollout's; take 2 or more"
+            )
+        if self.grpo.kl_steps is not None and self.grpo.kl_weight == 0:
+            lines.append("grpo.kl_steps says nothing: grpo.kl_weight is 0, so there is no KL")
         if self.stage == "suppress" and self.reward.kind == "nssm":
             lines.append(
                 "reward.kind is nssm in stage suppress: nothing holds the identity; "

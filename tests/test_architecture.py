@@ -19,6 +19,8 @@ ROOMS = {
     "divrl_core.config_inputs": 0,
     "divrl_core.config_reward": 0,
     "divrl_core.config_cfm": 0,
+    "divrl_core.config_nft": 0,
+    "divrl_core.config_rollout": 0,
     "divrl_core.settings": 0,
     "divrl_core.flow": 0,
     "divrl_core.rewards": 0,
@@ -36,6 +38,8 @@ SETTINGS = (
     "divrl_core.config_inputs",
     "divrl_core.config_reward",
     "divrl_core.config_cfm",
+    "divrl_core.config_nft",
+    "divrl_core.config_rollout",
     "divrl_core.settings",
 )
 STANDARD = sys.stdlib_module_names

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divrl_core.config import GrpoConfig, RolloutConfig, RunConfig, TrainConfig
+from divrl_core.config import GrpoConfig, NftConfig, RolloutConfig, RunConfig, TrainConfig
 from divrl_core.settings import apply_overrides, from_mapping, list_settings, merge, to_mapping
 
 
@@ -109,6 +109,50 @@ def test_suppress_without_a_lora_is_refused() -> None:
             {"rollout": {"solver": "cps", "noise_levels": [0.8, 1.2], "stochastic_steps": [0, 3]}},
             "at most 1 for the solver cps, got 1.2 at step 3",
         ),
+        ({"rollout": {"window_size": 6}}, "rollout.window_size must be at most 5: the last of 6 steps"),
+        (
+            {"rollout": {"window_size": 2, "stochastic_steps": [0, 1]}},
+            "rollout.window_size=2 and rollout.stochastic_steps=[0, 1] contradict each other",
+        ),
+        ({"rollout": {"window_size": 2, "noise_levels": [0.8, 0.4]}}, "take rollout.noise_level"),
+        ({"rollout": {"window_stride": 2}}, "says nothing without rollout.window_size"),
+        ({"rollout": {"window_every_updates": 2}}, "says nothing without rollout.window_size"),
+        (
+            {"rollout": {"window_size": 2, "trained_steps_per_update": 3}},
+            "number of stochastic steps, 2, got 3",
+        ),
+        (
+            {"rollout": {"solver": "cps", "window_size": 2, "noise_level": 1.2}},
+            "at most 1 for the solver cps, got 1.2 at step 0",
+        ),
+        (
+            {"rollout": {"stochastic_steps": [2, 3]}, "grpo": {"kl_steps": 2}},
+            "grpo.kl_steps=2: no trained step lies below it, the first is 2",
+        ),
+        ({"algorithm": "ppo"}, "algorithm must be one of grpo, nft, got 'ppo'"),
+        (
+            {"algorithm": "nft", "grpo": {"kl_weight": 0.1}},
+            "grpo.kl_weight says nothing with algorithm=nft; take nft.kl_weight, with grpo.kl_weight=0",
+        ),
+        ({"algorithm": "nft", "grpo": {"kl_steps": 1}}, "grpo.kl_steps says nothing with algorithm=nft"),
+        (
+            {"algorithm": "nft", "grpo": {"objective": "dppo"}},
+            "grpo.objective says nothing with algorithm=nft",
+        ),
+        (
+            {"algorithm": "nft", "rollout": {"trained_steps_per_update": 1}},
+            "rollout.trained_steps_per_update says nothing with algorithm=nft; take nft.times_per_sample",
+        ),
+        (
+            {"algorithm": "nft", "rollout": {"window_size": 1}},
+            "rollout.window_size says nothing with algorithm=nft; take nft.noisy_rollout=true",
+        ),
+        (
+            {"algorithm": "nft", "nft": {"times_per_sample": 7}},
+            "nft.times_per_sample must be at most rollout.steps with nft.times=schedule: got 7 of 6",
+        ),
+        ({"nft": {"beta": 0}}, "nft.beta must be above 0, got 0"),
+        ({"nft": {"times": "all"}}, "nft.times must be one of schedule, uniform"),
         ({"grpo": {"kl_reference": "init"}}, "needs run.init_lora"),
         ({"model": {"image_size_px": 130}}, "model.image_size_px must be a multiple of 16, got 130"),
         ({"model": {"path": ""}}, "model.path must not be empty"),
@@ -172,6 +216,80 @@ def test_small_groups_are_allowed_with_a_warning() -> None:
 def test_trained_steps_count_the_choice_or_all_stochastic_steps() -> None:
     assert RolloutConfig().trained_steps == 5
     assert RolloutConfig(trained_steps_per_update=2).trained_steps == 2
+
+
+def windows(**fields: Any) -> list[tuple[int, ...]]:
+    config = RolloutConfig(**fields)
+    return [config.steps_of(update) for update in range(12)]
+
+
+def test_a_window_slides_to_the_last_stochastic_step_and_goes_back_to_the_first() -> None:
+    # Six steps: 0..4 may be noisy, so a window of two starts at 0, 1, 2 or 3, three updates each.
+    found = windows(window_size=2, window_every_updates=3)
+    assert found == [(0, 1)] * 3 + [(1, 2)] * 3 + [(2, 3)] * 3 + [(3, 4)] * 3
+    # A stride of two would start at 0, 2 and 4: the last place is the last possible one, 3.
+    assert windows(window_size=2, window_stride=2, window_every_updates=1)[:5] == [
+        (0, 1), (2, 3), (3, 4), (0, 1), (2, 3),
+    ]  # fmt: skip
+    assert set(windows(window_size=5, window_every_updates=1)) == {(0, 1, 2, 3, 4)}
+    assert set(windows()) == {(0, 1, 2, 3, 4)}
+
+
+@given(steps=st.integers(2, 12), size=st.integers(1, 11), stride=st.integers(1, 12), every=st.integers(1, 4))
+def test_a_window_holds_neighbours_leaves_the_last_step_alone_and_reaches_every_other(
+    steps: int, size: int, stride: int, every: int
+) -> None:
+    size = min(size, steps - 1)
+    config = RolloutConfig(
+        steps=steps, window_size=size, window_stride=min(stride, size), window_every_updates=every
+    )
+    met = [config.steps_of(update) for update in range(every * len(config.windows))]
+    for window in met:
+        assert len(window) == size and window[-1] - window[0] == size - 1 and window[-1] < steps - 1
+    assert set().union(*met) == set(range(steps - 1)), "a stride of at most the size leaves no step out"
+    assert config.steps_of(every * len(config.windows)) == met[0]
+
+
+def test_trained_steps_below_a_limit_are_counted_over_windows_and_choices() -> None:
+    assert RolloutConfig().trained_below(None) == 5
+    assert RolloutConfig().trained_below(2) == 2
+    assert RolloutConfig(trained_steps_per_update=2).trained_below(1) == pytest.approx(2 / 5)
+    # Windows (0, 1), (1, 2), (2, 3), (3, 4) hold 2, 1, 0 and 0 steps below 2.
+    assert RolloutConfig(window_size=2).trained_below(2) == pytest.approx(3 / 4)
+
+
+def test_dppo_with_one_optimizer_step_is_said_to_be_inert() -> None:
+    (line,) = TrainConfig.explore(grpo=GrpoConfig(objective="dppo")).advice()
+    assert "drops nothing with grpo.optimizer_steps_per_rollout=1" in line
+    two = GrpoConfig(objective="dppo", optimizer_steps_per_rollout=2)
+    assert TrainConfig.explore(grpo=two).advice() == ()
+
+
+def test_settings_of_the_algorithm_that_is_not_taken_are_told() -> None:
+    small = TrainConfig.explore(nft=NftConfig(beta=0.1))
+    assert small.advice() == ("nft.* says nothing: algorithm is grpo",)
+    assert TrainConfig.explore(algorithm="nft", nft=NftConfig(beta=0.1)).advice() == ()
+    many = {"algorithm": "nft", "nft": {"times_per_sample": 9, "times": "uniform"}}
+    assert from_mapping(TrainConfig, many).nft.times_per_sample == 9
+    noisy = {"algorithm": "nft", "nft": {"noisy_rollout": True}, "rollout": {"window_size": 1}}
+    assert from_mapping(TrainConfig, noisy).rollout.window_size == 1
+
+
+def test_the_work_of_a_sample_follows_from_the_algorithm() -> None:
+    assert vars(TrainConfig.explore().work_of_a_sample) == {
+        "rollout": 6, "trained": 5, "old_policy": 0, "kl_reference": 0,
+    }  # fmt: skip
+    held = TrainConfig.explore(grpo=GrpoConfig(kl_weight=0.1, kl_steps=2))
+    assert held.work_of_a_sample.kl_reference == 2
+    assert vars(TrainConfig.explore(algorithm="nft").work_of_a_sample) == {
+        "rollout": 6, "trained": 3, "old_policy": 3, "kl_reference": 3,
+    }  # fmt: skip
+
+
+def test_kl_steps_without_kl_are_warned_of() -> None:
+    (line,) = TrainConfig.explore(grpo=GrpoConfig(kl_steps=2)).advice()
+    assert line.startswith("grpo.kl_steps says nothing")
+    assert TrainConfig.explore(grpo=GrpoConfig(kl_steps=2, kl_weight=0.1)).advice() == ()
 
 
 def every_setting() -> Iterator[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from divrl_core.config import TrainConfig
+from divrl_core.config import RolloutConfig, TrainConfig
 from divrl_core.settings import Settings, list_settings
 
 from .config_file import SETTINGS_NAME, to_yaml
@@ -140,17 +140,31 @@ def plan_lines(config: TrainConfig) -> list[str]:
     """The numbers that follow from the settings: samples, forwards and evaluations, an update and in all."""
     grpo, rollout, run = config.grpo, config.rollout, config.run
     batches = grpo.groups_per_update * -(-grpo.group_size // grpo.micro_batch)
-    trained = batches * rollout.trained_steps
+    work = config.work_of_a_sample
     evaluations = run.updates // run.eval_every_updates + 1
-    held_on = f"; {trained} more by the KL reference" if grpo.kl_weight > 0 else ""
+    trained_at = (
+        f"{work.trained} times a sample" if config.algorithm == "nft" else f"{work.trained} of the steps"
+    )
+    more = {"the old policy": work.old_policy, "the KL reference": work.kl_reference}
+    others = "".join(f"; {batches * count:g} more by {name}" for name, count in more.items() if count)
     return [
+        f"algorithm: {config.algorithm}",
         f"an update: {grpo.samples_per_update} samples, {grpo.groups_per_update} groups of {grpo.group_size}",
         f"  rollout: {batches * rollout.steps} forwards of at most {grpo.micro_batch} samples; {rollout.steps} steps",
-        f"  training: {trained} forwards and backwards ({rollout.trained_steps} of the steps){held_on}",
+        f"  training: {batches * work.trained} forwards and backwards ({trained_at}){others}",
+        *_window_lines(rollout),
         f"the run: {run.updates} updates, {run.updates * grpo.samples_per_update} samples, "
         f"{run.updates * grpo.optimizer_steps_per_rollout} optimizer steps",
         f"  {evaluations} evaluations of {run.eval_images} pictures in {run.eval_steps} steps",
     ]
+
+
+def _window_lines(rollout: RolloutConfig) -> list[str]:
+    """Where the window of noisy steps will be, if there is one."""
+    if rollout.window_size is None:
+        return []
+    places = ", ".join(f"{window[0]}-{window[-1]}" for window in rollout.windows)
+    return [f"  noisy steps: {places} in turn, {rollout.window_every_updates} updates each, and again"]
 
 
 def counts_of(config: TrainConfig, data: RunData) -> dict[str, int]:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..config import TrainConfig
-from ..settings import list_settings
+from ..settings import flat, list_settings
 from ..training.files import write_atomic_text
 from .comparison import read_comparisons
 from .experiment_charts import frontier_svg
@@ -140,10 +140,14 @@ def _facts(records: Sequence[RunRecord], results: Sequence[ModelResult]) -> list
         seconds = sum(sum((row.get("seconds") or {}).values()) for row in record.train)
         planned = record.planned_updates
         of_plan = f" of {planned}" if planned and planned != record.last_update else ""
+        algorithm = (
+            setting_of(record.settings, "algorithm") or "grpo"
+        )  # of a run from before there was a choice
+        by = "" if algorithm == "grpo" else f" by {algorithm}"
         facts.append(
             (
                 record.stage,
-                f"{record.last_update}{of_plan} updates, {samples:,} pictures, {duration(seconds)}",
+                f"{record.last_update}{of_plan} updates{by}, {samples:,} pictures, {duration(seconds)}",
             )
         )
     if results:
@@ -189,8 +193,9 @@ def _settings_table(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Every setting with its value in each stage, and whether any stage departs from the default."""
     rows = []
     for setting in list_settings(TrainConfig):
-        values = [setting_of(record.settings, setting.name) for record in records]
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        # What was no setting yet when a run was made had its default.
+        values = [flat(record.settings).get(setting.name, default) for record in records]
         rows.append(
             {
                 "name": setting.name,

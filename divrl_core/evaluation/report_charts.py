@@ -24,7 +24,12 @@ HEALTH = {
     "reward_std_within": ("Spread of rewards within groups", "Near zero, there is nothing to learn from."),
     "grad_rms": ("Gradient RMS", "AdamW\u2019s eps must stay far below it."),
     "kl": ("KL to the reference policy", "How far the policy has moved."),
-    "clip_share": ("Clipped share", "Share of ratios outside the clip range."),
+    "clip_share": (
+        "Clipped share",
+        "Share of trained steps that the clip or Flow-DPPO took the gradient of.",
+    ),
+    "policy_loss": ("Policy loss", "DiffusionNFT's, without the distance from the reference."),
+    "old_distance": ("Distance from the old policy", "Of velocities, mean square: how far an update goes."),
 }
 
 

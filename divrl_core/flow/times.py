@@ -6,6 +6,7 @@ Letters: ``t`` time in [0, 1], 1 is noise; ``z`` standard normal numbers; ``u`` 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +27,18 @@ def logit_normal_times(z: Tensor, *, mean: float = 0.0, std: float = 1.0) -> Ten
 def uniform_times(u: Tensor) -> Tensor:
     """``t = u``, kept off both ends."""
     return u.clamp(MARGIN, 1 - MARGIN)
+
+
+def times_of_schedule(schedule: Sequence[float], count: int, generator: torch.Generator) -> Tensor:
+    """So many different times of a sampling schedule, each as likely as any other, (count,) float32.
+
+    schedule: times from noise to 0; the last, 0, has nothing to teach and is never taken. Raises ValueError when it
+    holds fewer.
+    """
+    held = torch.tensor(schedule[:-1], dtype=torch.float32)
+    if count > len(held):
+        raise ValueError(f"times_of_schedule: {count} different times wanted, the schedule has {len(held)}")
+    return held[torch.randperm(len(held), generator=generator)[:count]]
 
 
 def shifted_times(u: Tensor, mu: float) -> Tensor:

@@ -2,8 +2,8 @@
 
 A linear layer W with an adapter computes `W x + (alpha / rank) B A x`, with A (rank, in) and B (out, rank).
 A transformer can hold several adapters by name: POLICY is trained, REFERENCE is a frozen copy for the KL
-term. Files are the business of `lora_export`, `lora_file` (reading) and `lora_apply` (from a file into a
-transformer).
+term, OLD a copy that draws DiffusionNFT's samples and follows the policy. Files are the business of
+`lora_export`, `lora_file` (reading) and `lora_apply` (from a file into a transformer).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ logger = logging.getLogger("divrl")
 
 POLICY = "policy"
 REFERENCE = "reference"
+OLD = "old"
 
 
 _ATTENTION = (

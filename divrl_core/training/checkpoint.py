@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class TrainState:
 
     update: completed updates. is_published: whether the held-out measures, sheets and LoRA files due at this update
     have been written. data: a digest of pairs and model, where the run keeps
-    one. kl_reference: the LoRA that KL holds on to, empty when it holds on to the base model.
+    one. kl_reference: the LoRA that KL holds on to, empty when it holds on to the base model. old, old_steps: the LoRA
+    that draws DiffusionNFT's samples and the optimizer steps it has followed; empty and 0 for other algorithms.
     """
 
     update: int
@@ -61,6 +62,8 @@ class TrainState:
     settings: Mapping[str, Any]
     threads: int
     data: str = ""
+    old: Tensors = field(default_factory=dict)
+    old_steps: int = 0
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> Path:
@@ -112,6 +115,9 @@ def load_checkpoint(path: Path) -> TrainState:
         settings=record["settings"],
         threads=record["threads"],
         data=record.get("data", ""),
+        # A checkpoint from before there was an old policy has neither.
+        old=_read_tensors(path, "old") if "old_steps" in record else {},
+        old_steps=record.get("old_steps", 0),
     )
 
 
@@ -189,6 +195,7 @@ def _fill(folder: Path, state: TrainState) -> None:
     _write_tensors(folder, "average", state.average)
     _write_tensors(folder, "optimizer", state.optimizer)
     _write_tensors(folder, "kl_reference", state.kl_reference)
+    _write_tensors(folder, "old", state.old)
     record = {
         "format": FORMAT,
         "update": state.update,
@@ -196,6 +203,7 @@ def _fill(folder: Path, state: TrainState) -> None:
         "best": {"update": state.best.update, "score": state.best.score} if state.best else None,
         "threads": state.threads,
         "data": state.data,
+        "old_steps": state.old_steps,
         "torch": torch.__version__,
         "settings_hash": settings_hash(state.settings),
         "settings": state.settings,

@@ -100,26 +100,28 @@ def rate_of(card: Card | None, stated_tflops: float | None) -> Rate | None:
 def plan_cost(load: Workload, rate: Rate | None) -> CostPlan:
     """The work of a run and, at a rate, its time. Several processes share an update's work as the run places it."""
     flops = transformer_flops(load.trace_request(1))
-    return _cfm_cost(load, flops, rate) if load.is_cfm else _grpo_cost(load, flops, rate)
+    return _cfm_cost(load, flops, rate) if load.is_cfm else _stage_cost(load, flops, rate)
 
 
-def _grpo_cost(load: Workload, flops: TransformerFlops, rate: Rate | None) -> CostPlan:
+def _stage_cost(load: Workload, flops: TransformerFlops, rate: Rate | None) -> CostPlan:
     config = load.config
     assert isinstance(config, TrainConfig)
-    grpo, rollout, run = config.grpo, config.rollout, config.run
+    grpo, run = config.grpo, config.run
     picture = _picture_flops(load)
     backbone, _ = backbone_size(config.reward.backbone, batch=1, size_px=load.size_px)
     scoring = {torch.float32: backbone.flops}
-    trained = rollout.trained_steps
+    work = config.work_of_a_sample
     kinds: dict[str, Mapping[torch.dtype, float]] = {
-        "rollout": _times(flops.forward, rollout.steps),
+        "rollout": _times(flops.forward, work.rollout),
         "decoding and reward": _sum(picture, scoring),
-        "training": _times(flops.training, trained),
+        "training": _times(flops.training, work.trained),
     }
     if config.model.gradient_checkpointing:
-        kinds["recomputation"] = _times(flops.forward, trained)
-    if grpo.kl_weight > 0:
-        kinds["KL reference"] = _times(flops.forward, trained)
+        kinds["recomputation"] = _times(flops.forward, work.trained)
+    if work.old_policy:
+        kinds["old policy"] = _times(flops.forward, work.old_policy)
+    if work.kl_reference:
+        kinds["KL reference"] = _times(flops.forward, work.kl_reference)
     samples = grpo.samples_per_update
     fullest = max(map(sum, unit_sizes(load)))
     rows = tuple(

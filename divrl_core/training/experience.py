@@ -14,6 +14,7 @@ from ..rewards.gate import Reward
 from ..rewards.novelty import novelty_bonus
 from ..rl.advantage import Advantages, group_advantages
 from .encoded_pairs import EncodedPairs
+from .judged import Judged
 from .placement import Unit, units_of_process
 from .policy import Policy
 from .processes import Processes
@@ -21,7 +22,6 @@ from .references import PromptPair, ReferenceSet
 from .reward_queue import RewardQueue
 from .rewarding import Rewarder
 from .rollout import MicroBatch, SamplingPlan, roll_out
-from .update import Judged
 
 PARTS = ("total", "nssm", "vsm", "gap")  # and what else the reward measures, by name
 

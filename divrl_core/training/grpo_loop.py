@@ -1,4 +1,4 @@
-"""The training loop of both stages: Flow-GRPO on a Kontext pipeline, one page of named steps."""
+"""The training loop of both stages, by Flow-GRPO or DiffusionNFT: one page of named steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..config import TrainConfig
 from ..evaluation.heldout import selection_score
 from ..models.lora import REFERENCE, lora_state
 from ..rl.ema import ema_start, ema_update
+from .algorithms import ALGORITHMS
 from .checkpoint import Tensors, TrainState
 from .data import RunData, pick_pairs
 from .encoded_pairs import EncodedPairs
@@ -22,12 +23,10 @@ from .policy import Policy
 from .processes import Processes
 from .publish import Due, Publisher
 from .rewarding import Rewarder
-from .rollout import sampling_plan
 from .run_folder import RunFolder
 from .run_under_way import RunUnderWay, TrainResult
 from .start import (
     encode_run,
-    holds_on_to_start,
     make_policy,
     make_rewarder,
     open_adapter,
@@ -36,8 +35,7 @@ from .start import (
     start_processes,
 )
 from .stepper import make_stepper
-from .train_row import train_row
-from .update import Learner
+from .train_row import UpdateCost, train_row
 from .watch import Warned, Watch
 
 logger = logging.getLogger("divrl")
@@ -120,13 +118,8 @@ class _Run(RunUnderWay):
         self.start_from(state)
         self.first_update = self.update
 
-        self.learner = Learner(
-            policy=policy,
-            stepper=self.stepper,
-            config=config.grpo,
-            processes=processes,
-            after_step=self._follow,
-        )
+        self.algorithm = ALGORITHMS[config.algorithm]
+        self.learner = self.algorithm.learner(config, policy, self.stepper, processes, self._follow, state)
         self.watch = Watch(config, selection_score)
         self.publisher = Publisher(
             config=config,
@@ -143,39 +136,43 @@ class _Run(RunUnderWay):
             self._start_log()
 
     def make_update(self) -> None:
-        """One update: rollouts and rewards, the ratio law at every start, the optimizer's steps, one row."""
+        """One update: rollouts and rewards, the law of the algorithm at every start, the optimizer's steps, one row."""
         config, number = self.config, self.update
         run, grpo = config.run, config.grpo
-        plan = sampling_plan(
-            config.rollout, self.policy.times(config.rollout.steps), seed=run.seed, update=number
-        )
+        cpu_started = time.process_time()
+        plan = self.algorithm.plan(config, self.policy.times(config.rollout.steps), number)
         pairs = pick_pairs(self.data.train.pairs, grpo.groups_per_update, seed=run.seed, update=number)
-        experience = gather_experience(
-            self.policy,
-            plan,
-            self.encoded,
-            self.rewarder,
-            self.data.train,
-            pairs,
-            grpo,
-            self.processes,
-            seed=run.seed,
-            update=number,
-            on_progress=lambda made, count: self._show(f"rollout {made + 1}/{count}"),
-        )
+        with self.learner.drawing():
+            experience = gather_experience(
+                self.policy,
+                plan,
+                self.encoded,
+                self.rewarder,
+                self.data.train,
+                pairs,
+                grpo,
+                self.processes,
+                seed=run.seed,
+                update=number,
+                on_progress=lambda made, count: self._show(f"rollout {made + 1}/{count}"),
+            )
         self.stop_if_asked()
         if number == self.first_update and experience.judged:
-            self.learner.check_ratio_law(plan, self.encoded, experience.judged[0].batch)
+            self.learner.check(plan, self.encoded, experience.judged[0].batch)
 
         started = time.perf_counter()
         self.stepper.lr = learning_rate(config.optim, number)
         stats = self.learner.learn(
             plan, self.encoded, experience.judged, on_progress=lambda made: self._show("learn", made > 0)
         )
-        train_seconds = time.perf_counter() - started
+        cost = UpdateCost(
+            train_seconds=time.perf_counter() - started,
+            cpu_seconds=self.processes.total(time.process_time() - cpu_started),
+            model_evaluations=config.rollout.steps * grpo.samples_per_update + stats.model_evaluations,
+        )
 
         self.update, self.is_published = number + 1, False
-        self.record(train_row(config, self.update, experience, stats, self.stepper.lr, train_seconds))
+        self.record(train_row(config, self.update, experience, stats, self.stepper.lr, cost))
         self._last_reward = f"reward {self.log.rows[-1]['reward']:.4f}" if self.log.rows else ""
         self.progress.update(1)
 
@@ -196,10 +193,11 @@ class _Run(RunUnderWay):
             self.folder.prune_loras(keep_last=self.config.run.keep_last, best=self.best)
 
     def kept_beside(self) -> dict[str, Any]:
-        """The LoRA that KL holds on to, if it holds on to the start."""
-        if not holds_on_to_start(self.config):
-            return {}
-        return {"kl_reference": lora_state(self.policy.adapter.transformer, adapter=REFERENCE)}
+        """The LoRA that KL holds on to, if it holds on to the start, and what the algorithm keeps."""
+        kept = self.learner.kept()
+        if self.config.holds_on_to_start:
+            kept["kl_reference"] = lora_state(self.policy.adapter.transformer, adapter=REFERENCE)
+        return kept
 
     def _follow(self) -> None:
         """Let the average follow the weights, after every optimizer step."""

@@ -53,18 +53,26 @@ def trace_of(load: Workload, batch: int, *, is_quick: bool = False) -> Transform
 def trajectories(load: Workload) -> int:
     """Bytes of one process's samples of an update, at most: the latents around trained steps, log-probs, clean latents.
 
-    A latent between two trained steps is held once.
+    A latent between two trained steps is held once. An objective that compares means adds one of each trained step.
     """
     assert isinstance(load.config, TrainConfig)
+    if load.config.algorithm == "nft":
+        return clean_latents(load)
     rollout = load.config.rollout
     latents = most_latents(rollout) * load.latent_numbers * load.dtype.itemsize
-    each = latents + rollout.trained_steps * FLOAT + load.latent_numbers * FLOAT
-    return samples_of_process(load) * each
+    means = rollout.trained_steps if load.config.grpo.compares_means else 0
+    each = latents + rollout.trained_steps * FLOAT + means * load.latent_numbers * FLOAT
+    return samples_of_process(load) * each + clean_latents(load)
+
+
+def clean_latents(load: Workload) -> int:
+    """Bytes of one process's clean latents of an update: all that DiffusionNFT remembers of a rollout."""
+    return samples_of_process(load) * load.latent_numbers * FLOAT
 
 
 def most_latents(rollout: RolloutConfig) -> int:
     """Latents that a sample keeps, at most, whichever of the stochastic steps are trained."""
-    steps = sorted(rollout.stochastic_steps)
+    steps = sorted(rollout.steps_of(0))  # wherever a window is, it keeps as many
     if rollout.trained_steps == len(steps):
         return len({*steps, *(step + 1 for step in steps)})
     if len(steps) > MOST_CHOICES:  # as if no two were neighbours

@@ -41,8 +41,8 @@ def device_parts(load: Workload, *, is_quick: bool) -> Iterator[NamedPart]:
         yield "visiting block", _in(resident, visiting), f"{model.offload_blocks} blocks live on the host"
     layers = len(lora) // 2
     yield "LoRA", _in(resident, FLOAT * parameters), f"{layers} layers, rank {config.lora.rank}, float32"
-    if holds_kl_copy(load):
-        yield "LoRA of the KL term", _in(resident, FLOAT * parameters), "frozen copy of the start"
+    for name, words in _copies(load).items():
+        yield name, _in(resident, FLOAT * parameters), words
     yield "gradients", {"train": FLOAT * parameters}, "float32"
     if not optim.offload:
         yield "optimizer", _in(resident, _moments(load, lora)), optim.name
@@ -106,10 +106,15 @@ def host_parts(load: Workload) -> Iterator[NamedPart]:
     if not load.is_cfm:
         yield "average (EMA)", _in(resident, FLOAT * parameters), "float32"
     if isinstance(config, TrainConfig):
+        of_what = (
+            "clean latents alone"
+            if config.algorithm == "nft"
+            else f"{config.rollout.trained_steps} trained steps"
+        )
         yield (
             "trajectories",
             {"sample": trajectories(load), "train": trajectories(load)},
-            (f"{samples_of_process(load)} samples of {config.rollout.trained_steps} trained steps"),
+            f"{samples_of_process(load)} samples of {of_what}",
         )
         if (config.reward.device or "").startswith("cpu"):
             backbone, reference = backbone_size(
@@ -119,16 +124,18 @@ def host_parts(load: Workload) -> Iterator[NamedPart]:
             yield "reward backbone", _in(("encode", *resident), there), "reward.device=cpu"
     cached, words = caches(load)
     yield "caches", _in(("encode", *resident), cached), words
-    saving = 2 * FLOAT * parameters + _moments(load, lora)
+    saving = (2 + len(_copies(load))) * FLOAT * parameters + _moments(load, lora)
     yield "checkpoint", {"evaluate": saving}, "while it is written"
 
 
-def holds_kl_copy(load: Workload) -> bool:
-    """Whether KL needs a frozen copy of the LoRA that the run starts from."""
+def _copies(load: Workload) -> dict[str, str]:
+    """The LoRAs that stand beside the trained one, with what they are."""
     config = load.config
-    return (
-        isinstance(config, TrainConfig) and config.grpo.kl_weight > 0 and config.grpo.kl_reference == "init"
-    )
+    if not isinstance(config, TrainConfig):
+        return {}
+    kl = {"LoRA of the KL term": "frozen copy of the start"} if config.holds_on_to_start else {}
+    old = {"LoRA of the old policy": "draws the samples, follows the trained one"}
+    return {**kl, **old} if config.has_old_policy else kl
 
 
 def _resident(load: Workload) -> tuple[Phase, ...]:
@@ -166,7 +173,7 @@ def _working(load: Workload, trace: TransformerTrace, base: BaseBytes, *, is_qui
         load.pipeline, load.dtype, batch=1, size_px=load.size_px, is_decoding=False, device=load.device
     )
     training = trace.working_checkpointed if model.gradient_checkpointing else trace.working
-    if isinstance(config, TrainConfig) and config.grpo.kl_weight > 0:
+    if isinstance(config, TrainConfig) and (config.kl_weight > 0 or config.has_old_policy):
         training = max(training, trace.sampling)
     working: dict[Phase, int] = {"encode": max(text.working, encoding.working)}
     working["train"] = training + base.largest_unpacked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..config import TrainConfig
 from .cards import CONTEXT_BYTES, GIB, MARGIN_SHARE, SIZES
 from .memory_plan import MemoryPlan
 from .plan_changes import batch_setting, changed
@@ -30,7 +31,8 @@ def _head(load: Workload) -> list[str]:
     config, (double, single) = load.config, load.pipeline.blocks
     numbers = sum(lora_numbers(load))
     lines = [
-        f"{config.stage} of {load.pipeline.name}: {double} double and {single} single blocks, {config.model.dtype}",
+        f"{config.stage}{_algorithm(load)} of {load.pipeline.name}: {double} double and {single} single blocks, "
+        f"{config.model.dtype}",
         f"pictures of {load.size_px} px: {load.image_tokens} tokens with the reference, {load.text_tokens} of text; "
         f"LoRA of rank {config.lora.rank}: {numbers / 1e6:,.1f} M parameters",
     ]
@@ -41,6 +43,11 @@ def _head(load: Workload) -> list[str]:
     if config.model.compile:
         lines.append("model.compile: planned as if it were not compiled")
     return lines
+
+
+def _algorithm(load: Workload) -> str:
+    """How explore and suppress learn, in words."""
+    return f" by {load.config.algorithm}" if isinstance(load.config, TrainConfig) else ""
 
 
 def _processes(load: Workload) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..models.conditioning import Conditioning
 from ..models.flux import FluxAdapter
 from ..models.lora import (
+    OLD,
     REFERENCE,
     disabled_lora,
     lora_parameters,
@@ -69,18 +70,28 @@ class Policy:
         """The schedule of a sampling run: `steps` + 1 times from 1 (noise) to 0."""
         return tuple(self.adapter.sigmas(steps, self.size_px, self.size_px).tolist())
 
-    def velocity(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
-        """The policy's velocity (B, N, C), float32, under the caller's gradient mode."""
+    def velocity(self, x_t: Tensor, t: float | Tensor, conditioning: Conditioning) -> Tensor:
+        """The policy's velocity (B, N, C), float32, under the caller's gradient mode; t: one number or one a sample."""
         with self.autocast():
             return self.adapter.velocity(x_t, t, conditioning, self.target_ids, self.guidance)
 
     @torch.no_grad()
-    def reference_velocity(self, x_t: Tensor, t: float, conditioning: Conditioning) -> Tensor:
+    def reference_velocity(self, x_t: Tensor, t: float | Tensor, conditioning: Conditioning) -> Tensor:
         """The velocity of the policy that KL holds on to."""
         transformer = self.adapter.transformer
         is_base = self.kl_reference == "base"
         with disabled_lora(transformer) if is_base else using_adapter(transformer, REFERENCE):
             return self.velocity(x_t, t, conditioning)
+
+    @torch.no_grad()
+    def old_velocity(self, x_t: Tensor, t: float | Tensor, conditioning: Conditioning) -> Tensor:
+        """The velocity of the old policy, where the transformer holds one (DiffusionNFT)."""
+        with self.as_old():
+            return self.velocity(x_t, t, conditioning)
+
+    def as_old(self) -> AbstractContextManager[None]:
+        """Inside this block the old policy answers in place of the trained one."""
+        return using_adapter(self.adapter.transformer, OLD)
 
     @torch.no_grad()
     def sample(self, conditioning: Conditioning, noise: Tensor, *, steps: int) -> Tensor:

@@ -123,6 +123,10 @@ class Processes:
         assert isinstance(total, Tensor)
         return total.to(values.device)
 
+    def total(self, value: float) -> float:
+        """The sum of all processes' numbers."""
+        return sum(self.gather([value]))
+
     def max(self, value: float) -> float:
         """The largest of all processes' numbers."""
         return max(self.gather([value]))

@@ -7,7 +7,7 @@ and finds the same number, bit for bit, until the weights move (the ratio law).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -31,13 +31,16 @@ GENTLER_RUN = "start a new run with run.init_lora=<RUN>/lora/last.safetensors an
 class SamplingPlan:
     """The steps of an update's rollouts: the times (steps + 1), which steps are trained, and the solver.
 
-    noise_levels: of each stochastic step; the others are deterministic.
+    noise_levels: of each stochastic step; the others are deterministic. keeps_means: remember the trained steps' means,
+    for an objective that compares them. update: its number.
     """
 
     times: tuple[float, ...]
     trained: frozenset[int]
     solver: str
     noise_levels: Mapping[int, float]
+    keeps_means: bool = False
+    update: int = 0
 
     def gaussian(self, x_t: Tensor, v: Tensor, step: int) -> Gaussian:
         """The distribution of the latent after a stochastic step."""
@@ -57,20 +60,29 @@ class SamplingPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedStep:
-    """One step of a micro-batch: x_t and x_next (B, N, C) as stored, log_prob (B,) at the time of the rollout."""
+    """One step of a micro-batch: x_t and x_next (B, N, C) as stored, log_prob (B,) at the time of the rollout.
+
+    mean: of the step (B, N, C), float32 or better, where the plan keeps means.
+    """
 
     step: int
     x_t: Tensor
     x_next: Tensor
     log_prob: Tensor
+    mean: Tensor | None = None
 
     def to(self, device: torch.device) -> TrainedStep:
         """The same on another device."""
+        return self.moved(lambda tensor: tensor.to(device))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> TrainedStep:
+        """The same with every tensor moved."""
         return replace(
             self,
-            x_t=self.x_t.to(device),
-            x_next=self.x_next.to(device),
-            log_prob=self.log_prob.to(device),
+            x_t=move(self.x_t),
+            x_next=move(self.x_next),
+            log_prob=move(self.log_prob),
+            mean=None if self.mean is None else move(self.mean),
         )
 
 
@@ -98,16 +110,15 @@ class MicroBatch:
         def move(tensor: Tensor) -> Tensor:
             return moved.setdefault(id(tensor), tensor.to("cpu"))
 
-        steps = tuple(
-            replace(step, x_t=move(step.x_t), x_next=move(step.x_next), log_prob=move(step.log_prob))
-            for step in self.steps
-        )
+        steps = tuple(step.moved(move) for step in self.steps)
         return replace(self, steps=steps, tokens=move(self.tokens))
 
 
-def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, update: int) -> SamplingPlan:
-    """The plan of an update; which of the stochastic steps are trained is a seeded choice when not all are."""
-    trained = list(config.stochastic_steps)
+def sampling_plan(
+    config: RolloutConfig, times: Sequence[float], *, seed: int, update: int, keeps_means: bool = False
+) -> SamplingPlan:
+    """The plan of an update; which of its stochastic steps are trained is a seeded choice when not all are."""
+    trained = list(config.steps_of(update))
     if config.trained_steps < len(trained):
         key = keyed_seed(seed=seed, stream="trained steps", update=update)
         order = torch.randperm(len(trained), generator=torch.Generator().manual_seed(key)).tolist()
@@ -116,7 +127,9 @@ def sampling_plan(config: RolloutConfig, times: Sequence[float], *, seed: int, u
         times=tuple(times),
         trained=frozenset(trained),
         solver=config.solver,
-        noise_levels=config.noise_of_steps,
+        noise_levels=config.noise_of_steps(update),
+        keeps_means=keeps_means,
+        update=update,
     )
 
 
@@ -161,8 +174,15 @@ def roll_out(
             gaussian = plan.gaussian(x_t, v, step)
             x_next = draw(gaussian, noise(step + 1), dtype)
             if step in plan.trained:
-                log_prob = plan.log_prob(x_next, gaussian)
-                steps.append(TrainedStep(step=step, x_t=x_t, x_next=x_next, log_prob=log_prob))
+                steps.append(
+                    TrainedStep(
+                        step=step,
+                        x_t=x_t,
+                        x_next=x_next,
+                        log_prob=plan.log_prob(x_next, gaussian),
+                        mean=gaussian.mean if plan.keeps_means else None,
+                    )
+                )
         else:
             x_next = ode_step(x_t, v, t, t_next)
             x_next = x_next if step == last else x_next.to(dtype)

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from torch import Tensor
 
-from ..config import TrainConfig, to_mapping
+from ..config import TrainConfig, from_mapping, to_mapping
 from ..config_cfm import CfmConfig
 from ..models.lora_export import export_lora
 from .checkpoint import Best, TrainState, check_same_settings, latest_checkpoint, load_checkpoint
@@ -145,5 +145,7 @@ class RunFolder:
             logger.info("%s was stopped before its first checkpoint: it begins again", self.path)
             return None
         state = load_checkpoint(latest)
-        check_same_settings(state.settings, to_mapping(config), done_updates=state.update)
+        # What was no setting yet when the run began counts as its default.
+        saved = to_mapping(from_mapping(type(config), state.settings, str(latest)))
+        check_same_settings(saved, to_mapping(config), done_updates=state.update)
         return state

@@ -18,7 +18,7 @@ from ..evaluation.sample_sheet import sheet_pairs
 from ..flow.noise import keyed_seed
 from ..models.base_options import offload_problem
 from ..models.flux import FluxAdapter
-from ..models.lora import REFERENCE, add_lora, freeze_reference, load_lora_state, target_modules
+from ..models.lora import OLD, REFERENCE, add_lora, freeze_reference, load_lora_state, target_modules
 from ..models.lora_apply import check_architecture, continue_from
 from ..models.lora_file import check_layout, read_lora
 from .checkpoint import TrainState
@@ -178,10 +178,10 @@ def make_policy(
     """The transformer with its LoRA: fresh from the seed, from run.init_lora, or as `state` left it."""
     transformer = adapter.transformer
     add_run_lora(config, adapter, state)
-    if holds_on_to_start(config):
-        freeze_reference(transformer)
+    for name in frozen_copies(config):
+        freeze_reference(transformer, adapter=name)
         if state is not None:
-            load_lora_state(transformer, state.kl_reference, adapter=REFERENCE)
+            load_lora_state(transformer, state.old if name == OLD else state.kl_reference, adapter=name)
     if state is not None:
         load_lora_state(transformer, state.parameters)
     if config.model.gradient_checkpointing:
@@ -221,6 +221,7 @@ def check_start(config: RunSettings, layout: str, transformer: nn.Module) -> Non
         )
 
 
-def holds_on_to_start(config: TrainConfig) -> bool:
-    """Whether KL needs a frozen copy of the LoRA that the run starts from."""
-    return config.grpo.kl_weight > 0 and config.grpo.kl_reference == "init"
+def frozen_copies(config: TrainConfig) -> tuple[str, ...]:
+    """Names of the adapters that stand beside the trained one, each a copy of the start."""
+    kl = (REFERENCE,) if config.holds_on_to_start else ()
+    return (*kl, OLD) if config.has_old_policy else kl

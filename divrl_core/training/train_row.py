@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..config import TrainConfig
+from .algorithms import LearnedStats
 from .experience import Experience
-from .update import UpdateStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateCost:
+    """What an update took: seconds of this process in training, processor seconds and model evaluations of all.
+
+    cpu_seconds: of rollout, reward and training, every thread of these processes. model_evaluations: a forward of one
+    sample counts 1, with its backward 3.
+    """
+
+    train_seconds: float
+    cpu_seconds: float
+    model_evaluations: int
 
 
 def train_row(
     config: TrainConfig,
     update: int,
     experience: Experience,
-    stats: UpdateStats,
+    stats: LearnedStats,
     rate: float,
-    train_seconds: float,
+    cost: UpdateCost,
 ) -> dict[str, Any]:
     """The row of metrics.jsonl for one update; NaN (null in the file) where nothing was measured."""
     reward, advantages = experience.reward, experience.advantages
@@ -35,16 +49,13 @@ def train_row(
         "flat_groups": advantages.flat_groups.double().mean().item(),
         "invalid": int((~advantages.valid).sum()),
         "samples": len(advantages.valid),
-        "ratio_mean": stats.ratio_mean,
-        "ratio_max_deviation": stats.ratio_max_deviation,
-        "clip_share": stats.clip_share,
-        "kl": stats.kl,
-        "grad_rms": stats.grad_rms,
-        "grad_norm": stats.grad_norm,
+        **stats.row(),
         "lr": rate,
+        "model_evaluations": cost.model_evaluations,
+        "cpu_seconds": round(cost.cpu_seconds, 3),
         "seconds": {
             "rollout": round(experience.rollout_seconds, 3),
             "reward": round(experience.reward_seconds, 3),
-            "train": round(train_seconds, 3),
+            "train": round(cost.train_seconds, 3),
         },
     }

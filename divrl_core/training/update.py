@@ -1,53 +1,45 @@
 """One update of the policy from a rollout: the loss by micro-batch, the gradient, the optimizer's step.
 
 The objective is the mean over valid samples and trained steps of `min(r A, clip(r) A) - beta KL`
-(arXiv:2606.23950, eq. 2). An invalid sample goes through the model with the others, so that the batch keeps its shape,
-and has no part in loss or averages.
+(arXiv:2606.23950, eq. 2); with grpo.objective=dppo Flow-DPPO's term stands in place of the clip. An invalid sample goes
+through the model with the others, so that the batch keeps its shape, and has no part in loss or averages.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import GrpoConfig
 from ..models.conditioning import Conditioning
-from ..rl.grpo import clipped_policy_loss, gaussian_kl, velocity_kl
+from ..rl.grpo import gaussian_kl, velocity_kl
 from .encoded_pairs import EncodedPairs
-from .placement import share_of
+from .judged import FORWARD, TRAINED, Judged, check_finite
+from .objectives import OBJECTIVES
+from .optimizer_steps import OptimizerSteps
 from .policy import Policy
 from .processes import Processes
-from .rollout import GENTLER_RUN, MicroBatch, SamplingPlan, TrainedStep
+from .rollout import MicroBatch, SamplingPlan, TrainedStep
 from .stepper import Stepper
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A micro-batch with the advantages of its samples and which of them count, each (B,)."""
-
-    batch: MicroBatch
-    advantages: Tensor
-    valid: Tensor
-
-    @property
-    def teaches(self) -> bool:
-        """Whether the policy term has any gradient here."""
-        return bool((self.advantages[self.valid] != 0).any())
 
 
 @dataclass
 class LossSums:
-    """What is added up over an update's steps, for the averages in metrics.jsonl."""
+    """What is added up over an update's steps, for the averages in metrics.jsonl; KL where it was measured."""
 
     count: int = 0
     ratio: float = 0.0
     deviation: float = 0.0
     clipped: float = 0.0
     kl: float = 0.0
+    kl_count: int = 0
+    evaluations: int = 0
 
     def add(self, ratio: Tensor, clipped: Tensor, kl: Tensor | None) -> None:
         if not ratio.numel():
@@ -56,13 +48,26 @@ class LossSums:
         self.ratio += ratio.double().sum().item()
         self.deviation = max(self.deviation, (ratio - 1).abs().max().item())
         self.clipped += clipped.sum().item()
-        self.kl += 0.0 if kl is None else kl.detach().double().sum().item()
+        if kl is not None:
+            self.kl += kl.detach().double().sum().item()
+            self.kl_count += kl.numel()
 
     def over(self, processes: Processes) -> LossSums:
         """The sums of all processes together."""
-        sums = torch.tensor([self.count, self.ratio, self.clipped, self.kl], dtype=torch.float64)
-        count, ratio, clipped, kl = processes.sum(sums).tolist()
-        return LossSums(int(count), ratio, processes.max(self.deviation), clipped, kl)
+        sums = torch.tensor(
+            [self.count, self.ratio, self.clipped, self.kl, self.kl_count, self.evaluations],
+            dtype=torch.float64,
+        )
+        count, ratio, clipped, kl, kl_count, evaluations = processes.sum(sums).tolist()
+        return LossSums(
+            count=int(count),
+            ratio=ratio,
+            deviation=processes.max(self.deviation),
+            clipped=clipped,
+            kl=kl,
+            kl_count=int(kl_count),
+            evaluations=int(evaluations),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class UpdateStats:
     """Averages of an update over valid samples and trained steps; NaN where nothing was measured.
 
     grad_norm and grad_rms are taken before clipping, of the last optimizer step. optimizer_steps: how many were made
-    (none where no sample taught anything).
+    (none where no sample taught anything). model_evaluations: of all processes; see judged.py.
     """
 
     ratio_mean: float
@@ -80,6 +85,12 @@ class UpdateStats:
     grad_norm: float
     grad_rms: float
     optimizer_steps: int
+    model_evaluations: int
+
+    def row(self) -> dict[str, float]:
+        """What metrics.jsonl says of it."""
+        names = ("ratio_mean", "ratio_max_deviation", "clip_share", "kl", "grad_rms", "grad_norm")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(kw_only=True)
@@ -91,12 +102,12 @@ class Learner:
     config: GrpoConfig
     processes: Processes
     after_step: Callable[[], None]
-    parameters: Mapping[str, nn.Parameter] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.parameters = self.policy.parameters
+    def drawing(self) -> AbstractContextManager[None]:
+        """The policy itself draws the samples."""
+        return nullcontext()
 
-    def check_ratio_law(self, plan: SamplingPlan, encoded: EncodedPairs, batch: MicroBatch) -> None:
+    def check(self, plan: SamplingPlan, encoded: EncodedPairs, batch: MicroBatch) -> None:
         """Recompute a fresh rollout's log-probabilities as training will: they must be equal, bit for bit.
 
         Compiled blocks may differ in the last bits with and without gradient: there `|ratio - 1|` may be a tenth of the
@@ -137,45 +148,36 @@ class Learner:
         `on_progress(optimizer_steps_made)` is called before each micro-batch. Raises ValueError when a loss or a
         gradient is not finite.
         """
-        sums, norm, rms, made = LossSums(), math.nan, math.nan, 0
-        for part in self._shares(judged):
-            self.stepper.zero_grad()
-            valid_count = max(1, self._sum(sum(int(item.valid.sum()) for item in part)))
-            wants = [self._teaches(item) for item in part]
-            if not self.processes.any(any(wants)):
-                continue
-            with self.stepper.accumulating():
-                for item, is_wanted in zip(part, wants, strict=True):
-                    on_progress(made)
-                    if is_wanted or self.processes.in_lockstep:
-                        self._backward(plan, encoded, item, valid_count, sums)
-            norm = self.stepper.step()
-            if not math.isfinite(norm):
-                raise ValueError(f"update: the gradient is not finite; {GENTLER_RUN}")
-            rms = norm / math.sqrt(sum(parameter.numel() for parameter in self.parameters.values()))
-            self.after_step()
-            made += 1
-        self.stepper.zero_grad()
+        sums = LossSums()
+
+        def teaches(item: Judged) -> bool:
+            return self._teaches(plan, item)
+
+        def backward(item: Judged, valid_count: int) -> None:
+            self._backward(plan, encoded, item, valid_count, sums)
+
+        steps = OptimizerSteps(
+            stepper=self.stepper, config=self.config, processes=self.processes, after_step=self.after_step
+        )
+        made = steps.make(
+            judged, teaches=teaches, takes_part=teaches, backward=backward, on_progress=on_progress
+        )
         sums = sums.over(self.processes)
         seen = sums.count or math.nan
         return UpdateStats(
             ratio_mean=sums.ratio / seen,
             ratio_max_deviation=sums.deviation if sums.count else math.nan,
             clip_share=sums.clipped / seen,
-            kl=sums.kl / seen if self.config.kl_weight > 0 else math.nan,
-            grad_norm=norm,
-            grad_rms=rms,
-            optimizer_steps=made,
+            kl=sums.kl / (sums.kl_count or math.nan),
+            grad_norm=made.grad_norm,
+            grad_rms=made.grad_rms,
+            optimizer_steps=made.count,
+            model_evaluations=sums.evaluations,
         )
 
-    def _shares(self, judged: Sequence[Judged]) -> list[list[Judged]]:
-        """The micro-batches by the optimizer step that learns from their group."""
-        config = self.config
-        count = min(config.optimizer_steps_per_rollout, config.groups_per_update)
-        shares: list[list[Judged]] = [[] for _ in range(count)]
-        for item in judged:
-            shares[share_of(item.batch.unit.group, config.groups_per_update, count)].append(item)
-        return shares
+    def kept(self) -> dict[str, Any]:
+        """Nothing but what every run keeps."""
+        return {}
 
     def _backward(
         self, plan: SamplingPlan, encoded: EncodedPairs, item: Judged, valid_count: int, sums: LossSums
@@ -185,29 +187,26 @@ class Learner:
         conditioning = encoded.conditioning([batch.pair]).repeat(len(batch.unit.samples))
         advantages = item.advantages.to(self.policy.device)
         rows = item.valid.nonzero().flatten().to(self.policy.device)
+        objective = OBJECTIVES[self.config.objective]
         for kept in batch.steps:
             step = kept.to(self.policy.device)
             v = self.policy.velocity(step.x_t, plan.times[step.step], conditioning)
             gaussian = plan.gaussian(step.x_t, v, step.step)
             log_prob = plan.log_prob(step.x_next, gaussian)
-            term = clipped_policy_loss(
-                log_prob[rows],
-                step.log_prob[rows],
-                advantages[rows],
-                clip_range=self.config.clip_range,
-            )
+            term = objective(self.config, step, log_prob, gaussian, advantages[rows], rows)
             kl = self._kl(plan, step, v, conditioning)
+            sums.evaluations += item.own_samples * (TRAINED if kl is None else TRAINED + FORWARD)
             losses = term.loss if kl is None else term.loss + self.config.kl_weight * kl[rows]
-            _check_finite("policy loss", term.loss, batch, rows)
+            check_finite("policy loss", term.loss, batch, rows)
             if kl is not None:
-                _check_finite("KL", kl[rows], batch, rows)
+                check_finite("KL", kl[rows], batch, rows)
             sums.add(term.ratio, term.clipped, None if kl is None else kl[rows])
             self.stepper.backward(losses.sum() / (valid_count * len(batch.steps)))
 
     def _kl(
         self, plan: SamplingPlan, step: TrainedStep, v: Tensor, conditioning: Conditioning
     ) -> Tensor | None:
-        if self.config.kl_weight == 0:
+        if not self._has_kl(step.step):
             return None
         v_reference = self.policy.reference_velocity(step.x_t, plan.times[step.step], conditioning)
         if self.config.kl_kind == "velocity":
@@ -216,12 +215,14 @@ class Learner:
         there = plan.gaussian(step.x_t, v_reference, step.step)
         return gaussian_kl(here.mean, there.mean, here.std)
 
-    def _teaches(self, item: Judged) -> bool:
-        """Whether anything can be learned from a micro-batch."""
-        return bool(item.valid.any()) and (self.config.kl_weight > 0 or item.teaches)
+    def _has_kl(self, step: int) -> bool:
+        """Whether KL holds the policy at a step."""
+        limit = self.config.kl_steps
+        return self.config.kl_weight > 0 and (limit is None or step < limit)
 
-    def _sum(self, number: int) -> int:
-        return int(self.processes.sum(torch.tensor(float(number))))
+    def _teaches(self, plan: SamplingPlan, item: Judged) -> bool:
+        """Whether anything can be learned from a micro-batch."""
+        return bool(item.valid.any()) and (item.teaches or any(map(self._has_kl, plan.trained)))
 
 
 def _ratio_law_broken(where: str, off: float, allowed: float) -> str:
@@ -237,10 +238,3 @@ def _ratio_law_broken(where: str, off: float, allowed: float) -> str:
         f"ratio law: before any update the policy ratio {law}, but {where} the log-probability differs by {off:.3g} "
         f"between rollout and training; start a new run with {change}"
     )
-
-
-def _check_finite(term: str, values: Tensor, batch: MicroBatch, rows: Tensor) -> None:
-    broken = (~torch.isfinite(values)).nonzero().flatten()
-    if len(broken):
-        name = batch.sample_name(int(rows[broken[0]]))
-        raise ValueError(f"update: the {term} of {name} is not finite; {GENTLER_RUN}")

@@ -49,9 +49,11 @@ class Watch:
             return []
         share = round(100 * mean_of(last, "flat_groups"))
         spread = mean_of(last, "reward_std_within")
+        is_noisy = self._config.algorithm == "grpo" or self._config.nft.noisy_rollout
+        noise = "rollout.noise_level or " if is_noisy else ""
         text = (
             f"rewards do not vary within groups: {share}% of the groups of the last {FLAT_UPDATES} updates taught "
-            f"nothing (mean spread {spread:.2g}); raise rollout.noise_level or grpo.group_size, or check the reward"
+            f"nothing (mean spread {spread:.2g}); raise {noise}grpo.group_size, or check the reward"
         )
         return [Warned("flat rewards", text)]
 
@@ -67,7 +69,7 @@ class Watch:
         text = (
             f"nSSM rises ({first['nssm']:.3f} to {last['nssm']:.3f}) while fewer pictures are whole "
             f"({first['clean_share']:.0%} to {last['clean_share']:.0%} clean): figures come apart, which the reward "
-            "takes for diversity; stop earlier, or hold the policy back with grpo.kl_weight"
+            f"takes for diversity; stop earlier, or hold the policy back with {self._config.kl_setting}"
         )
         return [Warned("broken figures", text)]
 
@@ -93,7 +95,7 @@ class Watch:
         text = (
             f"the reward rises ({before:.3f} to {after:.3f}) while the held-out measure falls "
             f"({self._measure(best):.3f} at update {best['update']}, {self._measure(last):.3f} now): "
-            "look at the samples; lora/best.safetensors is kept, grpo.kl_weight holds the policy back"
+            f"look at the samples; lora/best.safetensors is kept, {self._config.kl_setting} holds the policy back"
         )
         return [Warned("reward hacking", text)]
 

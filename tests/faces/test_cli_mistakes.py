@@ -159,6 +159,30 @@ def test_a_mistake_in_a_process_ends_it_with_two_and_one_line() -> None:
     assert result.stdout == ""
 
 
+def test_a_dry_run_tells_the_forwards_of_each_algorithm(tiny_pipeline: Path) -> None:
+    def said(*settings: str) -> str:
+        given = [
+            f"model.path={tiny_pipeline}",
+            "grpo.group_size=8",
+            "grpo.micro_batch=4",
+            "grpo.groups_per_update=2",
+        ]
+        words = [word for pair in (*given, *settings) for word in ("--set", pair)]
+        result = CliRunner().invoke(cli, ["explore", "--dry-run", *words])
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    nft = said("algorithm=nft", "nft.times_per_sample=2")
+    assert "# algorithm: nft" in nft and "# explore by nft of " in nft
+    others = "; 8 more by the old policy; 8 more by the KL reference"
+    assert f"#   training: 8 forwards and backwards (2 times a sample){others}" in nft
+    slid = said("rollout.window_size=3", "grpo.kl_weight=0.1", "grpo.kl_steps=2")
+    assert "# algorithm: grpo" in slid
+    assert "#   noisy steps: 0-2, 1-3, 2-4 in turn, 25 updates each, and again" in slid
+    # Windows 0-2, 1-3 and 2-4 hold 2, 1 and 0 steps below 2: one of three on average, four micro-batches.
+    assert "#   training: 12 forwards and backwards (3 of the steps); 4 more by the KL reference" in slid
+
+
 def test_a_dry_run_prints_settings_that_a_config_file_takes(tmp_path: Path, tiny_pipeline: Path) -> None:
     overrides = [
         f"model.path={tiny_pipeline}",

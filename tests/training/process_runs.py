@@ -106,7 +106,7 @@ def same_update(first: Path, second: Path) -> None:
     """Weights, averages and moments agree to 1e-5, and so does what the log says."""
     same_weights(first, second)
     for row, again in zip(rows_of(first), rows_of(second), strict=True):
-        for name in ("reward", "kl", "grad_norm", "ratio_mean", "samples", "invalid"):
+        for name in ("reward", "kl", "grad_norm", "ratio_mean", "samples", "invalid", "model_evaluations"):
             assert row[name] == pytest.approx(again[name], rel=1e-4, abs=1e-7), name
     held_out = [json.loads(path.read_text()) for path in sorted(first.glob("heldout/*.json"))]
     again = [json.loads(path.read_text()) for path in sorted(second.glob("heldout/*.json"))]

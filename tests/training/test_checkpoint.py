@@ -56,6 +56,19 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
             assert before == after
 
 
+def test_the_old_policy_comes_back_and_a_checkpoint_from_before_there_was_one_is_read(tmp_path: Path) -> None:
+    old = {"a.lora_A.weight": randn(2, 3, seed=4)}
+    path = save_checkpoint(tmp_path, replace(state(), old=old, old_steps=7))
+    loaded = load_checkpoint(path)
+    assert loaded.old_steps == 7 and torch.equal(loaded.old["a.lora_A.weight"], old["a.lora_A.weight"])
+
+    record = json.loads((path / "state.json").read_text())
+    del record["old_steps"]
+    (path / "state.json").write_text(json.dumps(record))
+    (path / "old.safetensors").unlink()
+    assert (load_checkpoint(path).old, load_checkpoint(path).old_steps) == ({}, 0)
+
+
 def test_the_older_checkpoint_goes_only_when_the_new_one_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,10 @@ def test_a_run_leaves_the_files_that_were_promised(unbroken: Path) -> None:
         "one step a rollout is on-policy"
     )
     assert all(row["kl"] is None for row in rows_of(unbroken)), "KL was not asked for, so it is not measured"
+    for row in rows_of(unbroken):
+        # 12 samples: 3 rollout steps, and a forward with its backward, which counts 3, at each of 2 trained steps.
+        assert row["model_evaluations"] == 12 * (3 + 2 * 3)
+        assert row["cpu_seconds"] > 0
 
 
 def test_an_evaluation_says_what_its_pictures_were_measured_with(unbroken: Path) -> None:
@@ -126,6 +130,7 @@ def same_run(first: Path, second: Path) -> None:
         logs = [rows_of(path, kind) for path in (first, second)]
         for row in (row for log in logs for row in log):
             row.pop("seconds", None)
+            row.pop("cpu_seconds", None)
         assert logs[0] == logs[1]
     files = [{path.name: path for path in (folder / "lora").iterdir()} for folder in (first, second)]
     assert files[0].keys() == files[1].keys()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from divrl_core.config import GrpoConfig, TrainConfig, from_mapping
+from divrl_core.config import GrpoConfig, NftConfig, TrainConfig, from_mapping
 from divrl_core.config_cfm import CfmConfig
+from divrl_core.config_rollout import ALL_BUT_THE_LAST
 from divrl_core.models.features.base import load_backbone
 from divrl_core.models.flux import FluxAdapter
+from divrl_core.models.lora import OLD, lora_parameters
 from divrl_core.models.pipeline_config import pipeline_config
 from divrl_core.models.text import TextEncoders
 from divrl_core.rl.ema import ema_start
+from divrl_core.training.algorithms import ALGORITHMS
 from divrl_core.training.cards import card_of
 from divrl_core.training.encoded_pairs import EncodedPairs
 from divrl_core.training.memory_plan import MemoryPlan, plan_memory
@@ -28,10 +31,11 @@ from divrl_core.training.placement import units_of_process
 from divrl_core.training.plan_changes import changed, changes, largest_batch
 from divrl_core.training.plan_counts import caches, lora_numbers, trajectories
 from divrl_core.training.plan_inputs import PlannedConfig, Workload
-from divrl_core.training.rollout import roll_out, sampling_plan
+from divrl_core.training.rollout import roll_out
 from divrl_core.training.run_plan import plan_run
 from divrl_core.training.start import make_policy, open_adapter
 
+from .nft_runs import nft_config
 from .tiny_run import tiny_config, toy_data
 
 CPU = torch.device("cpu")
@@ -57,15 +61,25 @@ def module_bytes(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_persistent_parts_are_those_of_a_real_run_to_the_byte(tiny_pipeline: Path, dtype: str) -> None:
-    config = tiny_config(tiny_pipeline, model={"dtype": dtype})
+@pytest.mark.parametrize("make_config", [tiny_config, nft_config])
+def test_persistent_parts_are_those_of_a_real_run_to_the_byte(
+    tiny_pipeline: Path, dtype: str, make_config: Callable[..., TrainConfig]
+) -> None:
+    config = make_config(tiny_pipeline, model={"dtype": dtype})
     memory = plan_memory(load_of(config))
     adapter = open_adapter(config, CPU)
     policy = make_policy(config, adapter, Accelerator(), None)
     parameters = policy.parameters
-    frozen = [tensor for tensor in adapter.transformer.parameters() if not tensor.requires_grad]
+    old = []
+    if config.algorithm == "nft":
+        old = list(lora_parameters(adapter.transformer, adapter=OLD).values())
+    beside = {id(tensor) for tensor in [*parameters.values(), *old]}
+    frozen = [tensor for tensor in adapter.transformer.parameters() if id(tensor) not in beside]
+    assert not any(tensor.requires_grad for tensor in [*frozen, *old])
     assert part(memory, "base", "train") == bytes_of(frozen)
     assert part(memory, "LoRA", "train") == bytes_of(parameters.values())
+    for phase in ("sample", "train", "evaluate"):
+        assert part(memory, "LoRA of the old policy", phase) == bytes_of(old)
 
     for parameter in parameters.values():
         parameter.grad = torch.ones_like(parameter)
@@ -108,20 +122,44 @@ def test_text_encoders_and_backbone_are_counted_to_the_byte(tiny_pipeline: Path)
         assert part(memory, "text encoders", "encode") == module_bytes(nn.ModuleList([text._clip, text._t5]))
 
 
-@pytest.mark.parametrize("trained", [None, 1])
+@pytest.mark.parametrize(
+    ("rollout", "objective"),
+    [
+        ({"stochastic_steps": (0, 1, 2)}, "clip"),
+        ({"stochastic_steps": (0, 1, 2), "trained_steps_per_update": 1}, "clip"),
+        ({"stochastic_steps": ALL_BUT_THE_LAST, "window_size": 2}, "clip"),
+        ({"stochastic_steps": (0, 1, 2), "trained_steps_per_update": 1}, "dppo"),
+    ],
+    ids=str,
+)
 def test_trajectories_are_those_of_a_real_rollout_to_the_byte(
-    tiny_pipeline: Path, trained: int | None
+    tiny_pipeline: Path, rollout: dict[str, Any], objective: str
 ) -> None:
     config = tiny_config(
         tiny_pipeline,
         model={"dtype": "bfloat16"},
-        rollout={"steps": 4, "stochastic_steps": (0, 1, 2), "trained_steps_per_update": trained},
+        rollout={"steps": 4, **rollout},
+        grpo={"objective": objective},
     )
+    assert trajectories(load_of(config)) == bytes_of(remembered(config))
+
+
+def test_of_nft_clean_latents_alone_are_remembered(tiny_pipeline: Path) -> None:
+    config = nft_config(tiny_pipeline, model={"dtype": "bfloat16"}, rollout={"steps": 4})
+    held = remembered(config)
+    assert all(tensor.dtype == torch.float32 for tensor in held)
+    assert trajectories(load_of(config)) == bytes_of(held)
+    rows = {row.name: row.note for row in plan_memory(load_of(config)).rows}
+    assert rows["trajectories"] == "12 samples of clean latents alone"
+
+
+def remembered(config: TrainConfig) -> list[Tensor]:
+    """What an update's rollout leaves in host memory."""
     adapter = open_adapter(config, CPU)
     policy = make_policy(config, adapter, Accelerator(), None)
     encoded, data = EncodedPairs(adapter, policy.size_px), toy_data()
     encoded.encode(data.train, data.train.pairs, is_quiet=True)
-    plan = sampling_plan(config.rollout, policy.times(config.rollout.steps), seed=0, update=0)
+    plan = ALGORITHMS[config.algorithm].plan(config, policy.times(config.rollout.steps), 0)
     grpo, held = config.grpo, []
     for unit in units_of_process(
         0, 1, groups=grpo.groups_per_update, group_size=grpo.group_size, micro_batch=grpo.micro_batch
@@ -129,8 +167,10 @@ def test_trajectories_are_those_of_a_real_rollout_to_the_byte(
         pair = data.train.pairs[unit.group]
         given = encoded.conditioning([pair]).repeat(len(unit.samples))
         batch = roll_out(policy, plan, given, pair, unit, seed=0, update=0).on_host()
-        held += [batch.tokens, *(t for step in batch.steps for t in (step.x_t, step.x_next, step.log_prob))]
-    assert trajectories(load_of(config)) == bytes_of(held)
+        held.append(batch.tokens)
+        for step in batch.steps:
+            held += [step.x_t, step.x_next, step.log_prob, *([] if step.mean is None else [step.mean])]
+    return held
 
 
 def test_caches_are_those_of_the_encoded_pairs_to_the_byte(tiny_pipeline: Path) -> None:
@@ -263,6 +303,46 @@ def test_time_is_work_at_the_rate_that_is_stated() -> None:
     )
     assert [row.name for row in with_kl.cost.rows][-1] == "KL reference"
     assert with_kl.load.processes == 8
+
+
+def test_nft_is_planned_with_its_old_policy_and_its_forwards() -> None:
+    grpo, nft = full(), full(algorithm="nft", nft={"times_per_sample": 2})
+    planned = {
+        load.config.algorithm: plan_run(load.config, rate_tflops=100.0, pipeline=load.pipeline)  # type: ignore[union-attr]
+        for load in (grpo, nft)
+    }
+    work = {row.name: row.unit_tflop for row in planned["nft"].cost.rows}
+    assert list(work) == [
+        "rollout",
+        "decoding and reward",
+        "training",
+        "recomputation",
+        "old policy",
+        "KL reference",
+    ]
+    assert work["recomputation"] == work["old policy"] == work["KL reference"]
+    assert work["old policy"] == pytest.approx(work["rollout"] * 2 / 6)
+    trained = {row.name: row.unit_tflop for row in planned["grpo"].cost.rows}
+    assert work["training"] == pytest.approx(trained["training"] * 2 / 5)
+    without_kl = replace(nft.config, nft=NftConfig(kl_weight=0.0))
+    names = [row.name for row in plan_run(without_kl, rate_tflops=100.0, pipeline=nft.pipeline).cost.rows]
+    assert names[-1] == "old policy"
+    memory = planned["nft"].memory
+    assert part(memory, "LoRA of the old policy", "train") == part(memory, "LoRA", "train") > 0
+    assert part(memory, "LoRA of the KL term", "train") == 0, "KL holds on to the base"
+    assert trajectories(nft) < trajectories(grpo)
+
+
+def test_kl_at_early_steps_alone_costs_a_reference_there_alone() -> None:
+    def kl_work(**grpo: Any) -> float:
+        plan = plan_run(
+            full(grpo={"kl_weight": 0.1, **grpo}).config,
+            rate_tflops=1.0,
+            pipeline=pipeline_config(KONTEXT),
+        )
+        return next(row.unit_tflop for row in plan.cost.rows if row.name == "KL reference")
+
+    assert kl_work(kl_steps=2) == pytest.approx(kl_work() * 2 / 5)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

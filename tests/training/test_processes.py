@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from .process_runs import command, done, run, same_update, same_weights, small_run, state_of
@@ -41,6 +42,35 @@ def test_two_processes_make_the_update_that_one_makes(alone: Path, together: Pat
         for output in (alone, together)
     ]
     assert files[0] == files[1]
+
+
+def test_diffusion_nft_makes_the_same_updates_in_one_two_and_sharded_processes(
+    given: dict[str, object], tmp_path: Path
+) -> None:
+    settings = given | {
+        "algorithm": "nft",
+        "grpo.kl_weight": 0,
+        "nft.kl_weight": 0.1,
+        "nft.times_per_sample": 2,
+        "nft.old_decay_rate": 0.2,
+    }
+    outputs = []
+    for name, words in {
+        "one": (),
+        "two": ("--processes", "2"),
+        "spread": ("--processes", "2", "--sharded"),
+    }.items():
+        outputs.append(tmp_path / name)
+        done(command(outputs[-1], *words, **settings))
+    for other in outputs[1:]:
+        same_weights(outputs[0], other)
+        states = [state_of(output) for output in (outputs[0], other)]
+        assert states[0].old_steps == states[1].old_steps == 4
+        for name, value in states[0].old.items():
+            assert torch.allclose(value, states[1].old[name], rtol=1e-3, atol=1e-5), name
+        for row, again in zip(rows_of(outputs[0]), rows_of(other), strict=True):
+            for name in ("reward", "policy_loss", "optimality", "old_distance", "kl", "model_evaluations"):
+                assert row[name] == pytest.approx(again[name], rel=1e-3, abs=1e-7), name
 
 
 def test_a_base_that_is_spread_over_two_processes_learns_the_same(

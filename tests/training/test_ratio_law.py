@@ -65,7 +65,7 @@ class Start:
             processes=processes,
             after_step=lambda: None,
         )
-        learner.check_ratio_law(self.plan, self.encoded, self.batch)
+        learner.check(self.plan, self.encoded, self.batch)
 
 
 def plant(transformer: nn.Module, size: float) -> torch.utils.hooks.RemovableHandle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,14 @@ from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.lora import add_lora, load_lora_state, lora_state
 from divrl_core.settings import list_settings
 from divrl_core.training.encoded_pairs import EncodedPairs, pairs_of_run
+from divrl_core.training.judged import Judged
 from divrl_core.training.pair_order import pick_pairs
 from divrl_core.training.placement import units_of_process
 from divrl_core.training.policy import Policy
 from divrl_core.training.processes import Processes
 from divrl_core.training.rollout import MicroBatch, SamplingPlan, roll_out, sampling_plan
 from divrl_core.training.stepper import Stepper
-from divrl_core.training.update import Judged, Learner, UpdateStats
+from divrl_core.training.update import Learner, UpdateStats
 
 from .tiny_run import SIZE_PX, ToyReferences
 
@@ -152,12 +154,40 @@ def test_each_stochastic_step_can_have_a_noise_of_its_own(policy: Policy) -> Non
         assert plan.gaussian(x_t, v, step).std == alone.gaussian(x_t, v, step).std
 
 
+@pytest.mark.parametrize("solver", ["flow_sde", "cps"])
+def test_only_the_steps_of_the_updates_window_are_noisy_and_trained(
+    policy: Policy, encoded: EncodedPairs, solver: str
+) -> None:
+    config = RolloutConfig(steps=4, window_size=2, window_every_updates=5, solver=solver)  # type: ignore[arg-type]
+    times = policy.times(4)
+    first, second = (sampling_plan(config, times, seed=0, update=update) for update in (4, 5))
+    assert (first.trained, second.trained) == (frozenset({0, 1}), frozenset({1, 2}))
+    assert second.noise_levels == {1: 0.8, 2: 0.8}
+    batch = rolled_out(policy, second, encoded, update=5)[0]
+    assert [step.step for step in batch.steps] == [1, 2]
+    # The first step is the ODE from the sample's own noise, to which no noise was added.
+    start = rolled_out(policy, first, encoded, update=5)[0].steps[0].x_t
+    with torch.no_grad():
+        v = policy.velocity(start, times[0], encoded.conditioning([PAIR]).repeat(2))
+    assert torch.equal(batch.steps[0].x_t, ode_step(start, v, times[0], times[1]))
+    learner(policy).check(second, encoded, batch)
+
+
+def test_a_choice_of_trained_steps_is_made_within_the_window(policy: Policy) -> None:
+    config = RolloutConfig(steps=6, window_size=3, window_every_updates=4, trained_steps_per_update=1)
+    plans = [sampling_plan(config, policy.times(6), seed=0, update=update) for update in range(24)]
+    for update, plan in enumerate(plans):
+        assert set(plan.noise_levels) == set(config.steps_of(update))
+        assert plan.trained < set(plan.noise_levels)
+    assert frozenset().union(*(plan.trained for plan in plans)) == frozenset(range(5))
+
+
 def test_training_finds_the_rollouts_log_probabilities_bit_for_bit(
     policy: Policy, encoded: EncodedPairs
 ) -> None:
     plan = plan_of(policy)
     batch = rolled_out(policy, plan, encoded)[0]
-    learner(policy).check_ratio_law(plan, encoded, batch)
+    learner(policy).check(plan, encoded, batch)
 
 
 def test_the_ratio_law_is_broken_when_the_weights_moved_in_between(
@@ -171,7 +201,7 @@ def test_the_ratio_law_is_broken_when_the_weights_moved_in_between(
         policy.with_weights(moved),
         pytest.raises(ValueError, match=r"ratio law: .* at step 0 of ant#0") as caught,
     ):
-        learner(policy).check_ratio_law(plan, encoded, batch)
+        learner(policy).check(plan, encoded, batch)
     assert "start a new run with" in str(caught.value)
     named = set(re.findall(r"\b[a-z]+\.[a-z_]+", str(caught.value)))
     known = {row.name for row in list_settings(TrainConfig)}
@@ -270,6 +300,69 @@ def test_kl_to_the_base_is_zero_at_the_start_and_positive_after_the_weights_move
         pulled, moved = gradient(policy, plan, encoded, judged, **changes)
     assert at_start.kl == 0
     assert moved.kl > 1e-8 and max(value.abs().max().item() for value in pulled.values()) > 0
+
+
+def test_kl_at_early_steps_alone_is_measured_averaged_and_pulls_there_alone(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy)  # trains steps 0 and 1
+    batches = rolled_out(policy, plan, encoded)
+    judged = judge(batches, [0.0] * 4, [True] * 4)
+    early = judge([replace(batch, steps=batch.steps[:1]) for batch in batches], [0.0] * 4, [True] * 4)
+    weights = lora_state(policy.adapter.transformer)
+    with policy.with_weights({name: value + 0.02 for name, value in weights.items()}):
+        _, at_all = gradient(policy, plan, encoded, judged, kl_weight=1.0)
+        pull, limited = gradient(policy, plan, encoded, judged, kl_weight=1.0, kl_steps=1)
+        alone, of_first = gradient(policy, plan, encoded, early, kl_weight=1.0)
+    assert limited.kl == pytest.approx(of_first.kl, rel=1e-6) and limited.kl != at_all.kl
+    # The mean over two trained steps, of which one is held: half the pull of that step by itself.
+    largest = max(value.abs().max().item() for value in alone.values())
+    for name, value in pull.items():
+        assert torch.allclose(2 * value, alone[name], rtol=1e-3, atol=1e-5 * largest), name
+
+
+def test_where_kl_holds_no_trained_step_flat_groups_teach_nothing(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    plan = plan_of(policy, stochastic_steps=(1, 2))
+    judged = judge(rolled_out(policy, plan, encoded), [0.0] * 4, [True] * 4)
+    seen, stats = gradient(policy, plan, encoded, judged, kl_weight=1.0, kl_steps=1)
+    assert not seen and stats.optimizer_steps == 0 and math.isnan(stats.kl)
+
+
+def test_dppo_gives_the_clips_gradient_where_neither_takes_anything_away(
+    policy: Policy, encoded: EncodedPairs
+) -> None:
+    """On-policy, where both are inert, and after the weights moved, under bounds that nothing reaches."""
+    kept = replace(plan_of(policy), keeps_means=True)
+    judged = judge(rolled_out(policy, kept, encoded), [1.0, -0.5, 2.0, -1.0], [True] * 4)
+    dppo = {"objective": "dppo", "dppo_threshold": 1e-12}
+    clipped, on_policy = gradient(policy, kept, encoded, judged)
+    dropped, inert = gradient(policy, kept, encoded, judged, **dppo)
+    assert all(torch.equal(clipped[name], dropped[name]) for name in clipped)
+    assert on_policy.clip_share == inert.clip_share == 0, "D is exactly 0, below any threshold"
+
+    weights = lora_state(policy.adapter.transformer)
+    with policy.with_weights({name: value + 0.02 for name, value in weights.items()}):
+        clipped, free = gradient(policy, kept, encoded, judged, clip_range=0.999)
+        dropped, also_free = gradient(policy, kept, encoded, judged, **dppo | {"dppo_threshold": 1e9})
+        _, some = gradient(policy, kept, encoded, judged, **dppo)
+    assert all(torch.equal(clipped[name], dropped[name]) for name in clipped)
+    assert free.ratio_max_deviation == also_free.ratio_max_deviation > 0
+    assert free.clip_share == also_free.clip_share == 0
+    assert 0 < some.clip_share < 1, "what moves back towards the rollout's policy is kept"
+
+
+def test_means_are_kept_where_the_plan_asks_for_them(policy: Policy, encoded: EncodedPairs) -> None:
+    plan = plan_of(policy)
+    assert all(step.mean is None for step in rolled_out(policy, plan, encoded)[0].on_host().steps)
+    batch = rolled_out(policy, replace(plan, keeps_means=True), encoded)[0].on_host()
+    given = encoded.conditioning([PAIR]).repeat(2)
+    for step in batch.steps:
+        with torch.no_grad():
+            v = policy.velocity(step.x_t, plan.times[step.step], given)
+        assert step.mean is not None
+        assert torch.equal(step.mean, plan.gaussian(step.x_t, v, step.step).mean)
 
 
 def test_the_pairs_of_a_run_are_those_that_its_updates_pick() -> None:

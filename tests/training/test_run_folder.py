@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from divrl_core.config import TrainConfig
+from divrl_core.config import TrainConfig, to_mapping
 from divrl_core.training import run_folder
+from divrl_core.training.checkpoint import TrainState, save_checkpoint
 from divrl_core.training.run_folder import RunFolder
 
 CONFIG = TrainConfig.explore()
@@ -52,6 +54,20 @@ def test_a_folder_left_by_a_kill_while_its_settings_were_being_written_can_be_st
     assert [path.name for path in output.iterdir()] == ["settings.yaml.tmp"]
     RunFolder(output).open(CONFIG, resume=False)
     assert RunFolder(output).settings.is_file()
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open(CONFIG, resume=False)
+    settings = to_mapping(CONFIG)
+    del settings["nft"], settings["algorithm"], settings["rollout"]["window_stride"]
+    empty = {name: {} for name in ("parameters", "average", "optimizer", "kl_reference")}
+    state = TrainState(update=3, is_published=True, best=None, settings=settings, threads=1, **empty)
+    save_checkpoint(folder.checkpoints, state)
+    resumed = folder.open(CONFIG, resume=True)
+    assert resumed is not None and resumed.update == 3
+    with pytest.raises(ValueError, match=r"these changed: algorithm \(grpo -> nft\)"):
+        folder.open(replace(CONFIG, algorithm="nft"), resume=True)
 
 
 def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path) -> None:
