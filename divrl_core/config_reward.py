@@ -172,7 +172,7 @@ class RewardConfig(Settings):
     gates: tuple[str, ...] | None = setting(
         None,
         "What a picture must reach, as MEASURE>=NUMBER: vsm, coverage, extent, cosine, or those of the second backbone "
-        "(second.vsm); vsm alone takes the backbone's own gate. null = [vsm].",
+        "(second.vsm); vsm alone takes the backbone's own gate. null = [vsm], with dinov2 its cosine (Appendix C).",
     )
     vsm_weight: float = setting(0.5, "w of the linear reward w VSM + (1 - w) nSSM.", at_least=0, at_most=1)
     backbone: BackboneConfig = setting(BackboneConfig(), "The feature extractor.")
@@ -220,7 +220,10 @@ class RewardConfig(Settings):
     @property
     def asked(self) -> tuple[Gate, ...]:
         """The gates, parsed."""
-        return (Gate("vsm", self.gate),) if self.gates is None else tuple(map(_read_gate, self.gates))
+        if self.gates is not None:
+            return tuple(map(_read_gate, self.gates))
+        # arXiv:2606.23950, Appendix C: with DINOv2 the cosine of whole pictures is the gate
+        return (Gate("cosine" if self.backbone.name == "dinov2" else "vsm", self.gate),)
 
     def _check_gates(self) -> None:
         if self.gates is None:

@@ -70,7 +70,5 @@ def score(
 
     from divrl_core.evaluation.score import score_folder
 
-    scored = score_folder(
-        images, references, mask=mask, segmenter=segmenter, output=output, backbone=measure
-    )
+    scored = score_folder(images, references, mask=mask, segmenter=segmenter, output=output, backbone=measure)
     click.echo(str(scored))

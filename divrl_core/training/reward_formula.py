@@ -20,7 +20,7 @@ SECOND, HELD_OUT = "second.", "held_out."
 
 def gates_of(config: RewardConfig, backbone: Backbone, second: Backbone | None = None) -> dict[str, float]:
     """The least value of each measure that the gate asks for, the backbones' own gates filled in."""
-    own = {"vsm": backbone.settings.gate}
+    own = {"vsm": backbone.settings.gate, "cosine": backbone.settings.gate}
     if second is not None:
         own["second.vsm"] = second.settings.gate
     return {gate.measure: own[gate.measure] if gate.least is None else gate.least for gate in config.asked}
