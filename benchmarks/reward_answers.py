@@ -20,7 +20,7 @@ from divrl_core.evaluation.answers import Answers, answers_of, mean_and_error, s
 from divrl_core.evaluation.calibration_cases import CalibrationCase
 from divrl_core.evaluation.experiment_report import markdown_table
 from divrl_core.evaluation.reward_plan import STRUCTURES, TWO_GATES
-from divrl_core.evaluation.sheets import SheetRow, contact_sheet
+from divrl_core.evaluation.sheets import SheetRow, contact_sheet, short_number
 from divrl_core.models.features.base import load_backbone
 from divrl_core.training.files import write_atomic_json, write_atomic_text
 from divrl_core.training.reward_formula import formula_total
@@ -106,7 +106,8 @@ def picture(cases: list[CalibrationCase], answers: Answers) -> bytes:
     for number, case in enumerate(cases[:SHOWN]):
         captions = [
             " · ".join(
-                f"{float(answers[name][change][number]):.2f}" for name in ("nssm", "nssm_cropped", "matched")
+                short_number(float(answers[name][change][number]))
+                for name in ("nssm", "nssm_cropped", "matched")
             )
             for change in WANTED
         ]
