@@ -36,9 +36,9 @@ class NftConfig(Settings):
     )
     old_decay_rate: float = setting(
         0.001,
-        "After an update the old policy keeps this times the optimizer steps made, the rest is the policy's.",
+        "n optimizer steps into the run the old policy keeps a share of this times n, the rest is new.",
         unit="a step",
         at_least=0,
         at_most=1,
     )
-    old_decay_most: float = setting(0.5, "It keeps this share at most.", at_least=0, below=1)
+    old_decay_most: float = setting(0.5, "The share that it keeps is at most this.", at_least=0, below=1)

@@ -41,6 +41,7 @@ def explore(
                                        --set model.path=black-forest-labs/FLUX.1-Kontext-dev \\
                                        --set model.dtype=bfloat16 --set data.source=photographs/
     On top of masked CFM:          divrl-train explore --from runs/cfm --output runs/explore
+    By DiffusionNFT:               divrl-train explore --set algorithm=nft
 
     Killed at any moment, the run goes on with the same command and --resume.
     """

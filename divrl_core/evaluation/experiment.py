@@ -49,6 +49,8 @@ CURVE = (
     "clean_share",
     "pose_change_deg",
     "selection",
+    "model_evaluations",
+    "cpu_seconds",
     "gate_rate",
     "validation_loss",
     "samples",
