@@ -33,10 +33,10 @@ demo: $(VENV)/.installed
 	$(BIN)/divrl-train demo --output $(DEMO) --resume
 
 experiment: $(VENV)/.installed
-	$(BIN)/divrl-train demo --full --output docs/experiment
+	$(BIN)/divrl-train experiment stages
 
 experiment-cfm: $(VENV)/.installed
-	$(BIN)/divrl-train demo --cfm --output docs/cfm
+	$(BIN)/divrl-train experiment cfm
 
 test: $(VENV)/.installed-dev
 	-TORCH="$(TORCH)" $(BIN)/python -m tests.comfyui.install

@@ -1,8 +1,7 @@
-"""What `demo` would do: updates, pictures and cells, counted; nothing is loaded or written."""
+"""What `demo` would do: updates and pictures, counted; nothing is loaded or written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from .dry_run import planned_lines, print_dry_run
@@ -28,23 +27,3 @@ def tell_demo(output: Path, *, seed: int, resume: bool, quick: bool) -> None:
         *planned_lines(plan.suppress, {}, preset=None, processes=1, sharded=False),
     ]
     print_dry_run(lines, output=f"{output}: two run folders, pictures, summary.json, report.html")
-
-
-def tell_experiment(output: Path, seeds: Sequence[int], cells: Path | None, *, is_cfm: bool) -> None:
-    """The cells that are not done yet. Raises ValueError where the experiment itself would refuse the folder."""
-    from divrl_core.evaluation.cfm_plan import cfm_plan
-    from divrl_core.evaluation.experiment import missing_cells
-    from divrl_core.evaluation.experiment_plan import experiment_plan
-
-    make = cfm_plan if is_cfm else experiment_plan
-    plans = [make(seed=seed, threads=None) for seed in seeds]
-    missing = missing_cells(output, plans, cells)
-    total = sum(len(plan.names) for plan in plans)
-    lines = [f"cells: {total} for {len(plans)} seeds, {sum(map(len, missing.values()))} not done yet"]
-    for plan in plans:
-        names = missing[plan.seed]
-        lines.append(f"  seed {plan.seed}: {', '.join(names) if names else 'all done'}")
-        updates = sum(arm.config.run.updates for arm in plan.arms if arm.name in names)
-        pictures = len(names) * plan.evaluation.pictures
-        lines.append(f"    {updates} updates, {pictures} pictures of the last evaluation")
-    print_dry_run(lines, output=f"{cells or output / 'cells'}, and tables and figures in {output}")

@@ -20,7 +20,7 @@ import click
 from .processes import ERROR_FILE, is_first
 
 SECTIONS = {
-    "See it work": ("demo",),
+    "See it work": ("demo", "experiment"),
     "Train": ("plan", "cfm", "explore", "suppress", "serve-reward"),
     "Look and measure": ("sample", "score", "inspect", "report"),
     "Files and models": ("convert", "pocket"),

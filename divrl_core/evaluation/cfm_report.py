@@ -14,7 +14,8 @@ from .cfm_plan import ATTENTION, FULL, MASKED, MODULATION, TEXT_ONLY, UPDATES
 from .experiment_charts import draw_model, png_of
 from .experiment_plan import BASE
 from .experiment_report import expectations_table, models_table, paired_table
-from .experiment_results import TURNED, Expected, OverSeeds, PairedOverSeeds, Results
+from .experiment_results import Expected, OverSeeds, PairedOverSeeds, Results
+from .paired import TURNED
 from .svg import COLOURS, open_charts, plain_tick, style
 
 PAGE = "experiment.md"
@@ -124,7 +125,7 @@ def _introduction(results: Results) -> str:
     figures = sorted({cell.summary["n_references"] for cell in cells})
     made = ", ".join(f"{name} {len(results.cells(name))}" for name in results.models)
     return (
-        f"Written by `divrl-train demo --cfm` from {len(cells)} cells, a model and seed each (seeds a model: {made}). "
+        f"Written by `divrl-train experiment cfm` from {len(cells)} cells, a model and seed each (seeds a model: {made}). "
         f"All LoRAs have rank 32 and {UPDATES} updates of 32 pairs, on the pocket's text-to-image base. *text-only* "
         "sees no reference; *masked* and *full* differ in the loss alone; *attention* and *modulation* differ from "
         "masked in the layers alone (attention; attention, feed-forward and modulation; masked has the first two). "

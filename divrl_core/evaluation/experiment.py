@@ -54,6 +54,10 @@ CURVE = (
     "gate_rate",
     "validation_loss",
     "samples",
+    "turned_share",
+    "new_pose_share",
+    "model_evaluations",
+    "cpu_seconds",
 )
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from .experiment_plan import BASE, LINEAR_WEIGHTS, linear_name
-from .experiment_results import TURNED, Results
+from .experiment_results import Results
+from .paired import TURNED
 from .svg import COLOURS, open_charts, plain_tick, style, svg_text
 
 _PANEL_PX = (380, 340)

@@ -12,15 +12,13 @@ from .experiment_charts import curves_png, frontier_png
 from .experiment_plan import BASE
 from .experiment_results import (
     MEASURES,
-    NEW_POSE,
-    NEW_POSE_DEG,
-    TURNED,
     Expected,
     OverSeeds,
     PairedOverSeeds,
     Results,
     expectations,
 )
+from .paired import NEW_POSE, NEW_POSE_DEG, TURNED
 
 PAGE = "experiment.md"
 HEADINGS = {
@@ -95,7 +93,7 @@ def _introduction(results: Results) -> str:
     count = sum(len(results.cells(name)) for name in results.models)
     made = ", ".join(f"{name} {len(results.cells(name))}" for name in results.models)
     return (
-        f"Written by `divrl-train demo --full` from {count} cells, a model and "
+        f"Written by `divrl-train experiment stages` from {count} cells, a model and "
         f"seed each (seeds a model: {made}). A cell: {_range(counts)} pictures of {_range(figures)} held-out figures, "
         f"{any_cell.summary['steps']} deterministic steps, the same noise for every model of a seed. Features: "
         f"{any_cell.settings['backbone']}; a picture is consistent above VSM "
@@ -109,7 +107,7 @@ def models_table(results: Results) -> str:
     """Mean over seeds, ± their standard deviation."""
     rows = [["model", *(HEADINGS[name] for name in MEASURES)]]
     for model in results.models:
-        rows.append([model, *(_over_seeds(results.measure(model, name), name) for name in MEASURES)])
+        rows.append([model, *(over_seeds(results.measure(model, name), name) for name in MEASURES)])
     return markdown_table(rows) + "\n\nMean over the seeds ± their standard deviation."
 
 
@@ -136,7 +134,8 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def _over_seeds(value: OverSeeds, name: str) -> str:
+def over_seeds(value: OverSeeds, name: str) -> str:
+    """The mean, ± the spread where there are several seeds."""
     if not math.isfinite(value.mean):
         return "n/a"
     digits = _digits(name)
@@ -153,7 +152,7 @@ def _signed(value: float, name: str) -> str:
 
 
 def _digits(name: str) -> int:
-    return 1 if name == "pose_change_deg" else 3
+    return 1 if name.endswith("_deg") else 3
 
 
 def _range(values: set[int]) -> str:

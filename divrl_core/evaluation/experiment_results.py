@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .experiment_plan import BASE, LINEAR_WEIGHTS, linear_name
-from .paired import Difference, Sample, paired_differences
+from .paired import NEW_POSE, NEW_POSE_DEG, TURNED, Difference, Sample, paired_differences
 from .runs import read_json
 
-NEW_POSE_DEG = 12.0  # the jitter of a copy stays below it: docs/pocket.md
-NEW_POSE = "new_pose_share"
-TURNED = "turned_share"
 MEASURES = (
     "nssm",
     "vsm",
@@ -45,12 +42,13 @@ class Cell:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Every measure's mean over the pictures; NaN where undefined.
+        """Every measure's mean over the pictures, and what else the summary holds; NaN where undefined.
 
         turned_share: share of pictures that stand more than 12 degrees from the reference, whole or not.
         new_pose_share: share of pictures that do and are whole.
         """
-        values = {name: self.summary.get(name) for name in MEASURES}
+        numbers = {name: value for name, value in self.summary.items() if isinstance(value, (int, float))}
+        values = dict.fromkeys(MEASURES) | numbers
         judged = [sample for sample in self.samples if sample.get("clean") is not None]
         if judged:
             turned = [sample for sample in judged if sample["pose_change_deg"] > NEW_POSE_DEG]
@@ -148,7 +146,7 @@ class Results:
 
     def measure(self, model: str, name: str) -> OverSeeds:
         """A measure of a model over its seeds, undefined ones left out."""
-        values = [cell.measures[name] for cell in self.cells(model)]
+        values = [cell.measures.get(name, math.nan) for cell in self.cells(model)]
         return OverSeeds(tuple(value for value in values if math.isfinite(value)))
 
     def paired(self, after: str, before: str) -> dict[str, PairedOverSeeds]:

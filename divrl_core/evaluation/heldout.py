@@ -13,6 +13,7 @@ Where the world is known (the pocket's), three more say what is true, and no rew
 - clean_share: share of pictures that are whole pictures of their figure.
 - pose_change_deg: over the clean ones, how far view and joints have truly moved from the reference's.
 - identity_error: mean distance to the nearest true picture of the figure.
+- turned_share: share of pictures more than 12 degrees from the reference's pose; new_pose_share: these and whole.
 
 Where a prompt has several pictures, two tell how they differ from each other (set_diversity.py): set_distance, and
 set_pose_deg where the world is known. Every other measure that a backbone gives is there by its name: those that the
@@ -45,7 +46,7 @@ from ..training.reward_formula import measures_in
 from ..training.rewarding import Rewarder
 from .generate import PictureJob, generate
 from .heldout_reward import HeldOutGroups, pointwise_rewards, rewards_of
-from .paired import TRUTHS, Difference, paired_differences
+from .paired import NEW_POSE, NEW_POSE_DEG, TRUTHS, TURNED, Difference, paired_differences
 from .set_diversity import Seen, set_values
 
 STREAM = "heldout"
@@ -248,6 +249,8 @@ def summarise(samples: Sequence[SampleScore], *, consistency_cutoff: float) -> d
             "clean_share": [(sample.reference_id, sample.clean) for sample in judged],
             "pose_change_deg": [(sample.reference_id, sample.pose_change_deg) for sample in clean],
             "identity_error": [(sample.reference_id, sample.identity_error) for sample in judged],
+            TURNED: [(sample.reference_id, float(_is_turned(sample))) for sample in judged],
+            NEW_POSE: [(sample.reference_id, float(_is_turned(sample)) * sample.clean) for sample in judged],
         }
         summary["n_clean"] = len(clean)
     for name in dict.fromkeys(name for sample in samples for name in sample.more):
@@ -256,6 +259,10 @@ def summarise(samples: Sequence[SampleScore], *, consistency_cutoff: float) -> d
     for name, rows in values.items():
         summary[name], summary[f"{name}_se"] = clustered_mean(rows)
     return summary | {"n_consistent": len(consistent)}
+
+
+def _is_turned(sample: SampleScore) -> bool:
+    return sample.pose_change_deg > NEW_POSE_DEG
 
 
 def clustered_mean(values: Sequence[tuple[str, float]]) -> tuple[float, float]:

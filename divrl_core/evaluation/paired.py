@@ -17,6 +17,9 @@ MEASURES = ("nssm", "vsm", "consistency_ratio", "diversity_over_consistency")
 TRUE_MEASURES = ("clean_share", "pose_change_deg", "identity_error")  # where the world is known
 TRUTHS = ("clean", "identity_error", "pose_change_deg")  # the values of a sample behind them
 
+NEW_POSE_DEG = 12.0  # the jitter of a copy stays below it: docs/pocket.md
+TURNED, NEW_POSE = "turned_share", "new_pose_share"
+
 LEAST_DIFFERENCE = 0.0005  # what would be printed as .000 is no movement, however steady
 
 Sample = Mapping[str, Any]

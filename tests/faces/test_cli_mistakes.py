@@ -133,10 +133,8 @@ def test_suppress_names_what_its_source_lacks(tmp_path: Path) -> None:
     assert "is a raw PEFT folder; first: divrl-train convert" in told("suppress", "--from", str(tmp_path))
 
 
-def test_what_belongs_to_the_experiment_needs_it() -> None:
-    assert "--cells belong to the experiments: add --full or --cfm" in told("demo", "--cells", "cells")
-    assert "--cells and --minutes belong" in told("demo", "--cells", "cells", "--minutes", "5")
-    assert "--full, --cfm and --quick exclude each other" in told("demo", "--full", "--quick")
+def test_an_unknown_experiment_is_told_the_known_ones() -> None:
+    assert "'stages', 'cfm', 'rewards', 'algorithms'" in told("experiment", "colours")
 
 
 def test_no_command_at_all_shows_the_help() -> None:

@@ -119,8 +119,8 @@ def test_demo_counts_updates_and_refuses_a_folder_in_use(tmp_path: Path) -> None
 
 
 def test_an_experiment_names_the_cells_that_are_not_done(tmp_path: Path) -> None:
-    for kind in ("--full", "--cfm"):
-        said = told(tmp_path, "demo", kind, "--seeds", "2", "--output", str(tmp_path / "experiment"))
+    for name in ("stages", "cfm", "rewards", "algorithms"):
+        said = told(tmp_path, "experiment", name, "--seeds", "2", "--output", str(tmp_path / "experiment"))
         assert "for 2 seeds" in said
         assert "seed 1: base, " in said
 
