@@ -125,7 +125,8 @@ def _introduction(results: Results) -> str:
     figures = sorted({cell.summary["n_references"] for cell in cells})
     made = ", ".join(f"{name} {len(results.cells(name))}" for name in results.models)
     return (
-        f"Written by `divrl-train experiment cfm` from {len(cells)} cells, a model and seed each (seeds a model: {made}). "
+        f"Written by `divrl-train experiment cfm` from {len(cells)} cells, a model and seed each (seeds a model: "
+        f"{made}). "
         f"All LoRAs have rank 32 and {UPDATES} updates of 32 pairs, on the pocket's text-to-image base. *text-only* "
         "sees no reference; *masked* and *full* differ in the loss alone; *attention* and *modulation* differ from "
         "masked in the layers alone (attention; attention, feed-forward and modulation; masked has the first two). "

@@ -22,7 +22,7 @@ STRUCTURES: dict[Literal["nssm", "nssm_cropped", "matched"], float] = {
 }
 """The measures of structure with the penalty's weight for each."""
 
-TWO_GATES = ("vsm>=0.97", "second.extent>=1.0")
+TWO_GATES = ("vsm>=0.97", "second.extent>=0.7")
 DIVERSITY_WEIGHT, DIVERSITY_SCALE = 0.2, 0.15
 GATED_TWICE, DIVERSE = "suppress-two-gates", "suppress-diverse"
 ORDER = (

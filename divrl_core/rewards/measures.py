@@ -45,8 +45,9 @@ def more_measures(
     - nssm_cropped: nSSM inside the subject's box, in [0, 2] (cropped.py).
     - matched: D_ts of the places found, in [0, 1] (matched.py).
     - coverage: share of the object's cells that are found, in [0, 1] (correspondence.py).
-    - extent: cells of the picture that match some cell of the object, for each cell of it, at least 0: near 1 where the
-      subject is as large as in the reference, half where half of it is missing, whichever side it shows.
+    - extent: how many cells of the picture match some cell of the object, for each that does so in the reference's own
+      picture; at least 0: near 1 where the subject is as large as there, half where half of it is missing, whichever
+      side it shows.
     - cosine: of the whole pictures' vectors, in [-1, 1]; higher = more alike.
 
     masks: bool (B, h, w), the objects in the pictures, or None. Raises ValueError for an unknown name, and for the
@@ -66,7 +67,8 @@ def more_measures(
         if "coverage" in names:
             measured["coverage"] = found.coverage
     if "extent" in names:
-        measured["extent"] = _extent(generated, reference, settings, masks)
+        cells = matching_cells(generated.semantic, reference.semantic, tau_s=settings.tau_s, masks=masks)
+        measured["extent"] = cells / reference.own_extent
     if "cosine" in names:
         if generated.image is None or reference.image is None:
             raise ValueError(
@@ -76,22 +78,24 @@ def more_measures(
     return measured
 
 
-def _extent(
-    generated: FeatureBatch, reference: ReferenceFeatures, settings: ScoreSettings, masks: Tensor | None
-) -> Tensor:
-    chunk = pictures_at_once(generated.grid, len(reference.semantic))
+def matching_cells(semantic: Tensor, target: Tensor, *, tau_s: float, masks: Tensor | None = None) -> Tensor:
+    """How many cells of each picture match some cell of the object, (B,), float32; NaN where a feature is.
+
+    Args:
+        semantic: features (B, C, h, w) of the pictures.
+        target: features of the object's cells (M, C).
+        tau_s: cosine that counts as a match when exceeded.
+        masks: bool (B, h, w), the cells that count; None = all.
+    """
+    chunk = pictures_at_once((semantic.shape[-2], semantic.shape[-1]), len(target))
     parts = []
-    for start in range(0, len(generated), chunk):
+    for start in range(0, len(semantic), chunk):
         rows = slice(start, start + chunk)
-        best = cosine_matrix(to_cells(generated.semantic[rows]), reference.semantic).amax(dim=2)
-        inside = best > settings.tau_s
+        best = cosine_matrix(to_cells(semantic[rows]), target).amax(dim=2)
+        inside = best > tau_s
         if masks is not None:
             inside = inside & masks[rows].flatten(1).to(inside.device)
-        parts.append(
-            (inside.float().sum(dim=1) / len(reference.semantic)).masked_fill(
-                best.isnan().any(dim=1), torch.nan
-            )
-        )
+        parts.append(inside.float().sum(dim=1).masked_fill(best.isnan().any(dim=1), torch.nan))
     return torch.cat(parts)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .correspondence import cell_places
 from .cropped import CroppedReference, cropped_reference
 from .features import FeatureBatch, VisualFeature
-from .measures import more_measures, pictures_at_once
+from .measures import matching_cells, more_measures, pictures_at_once
 from .nssm import ReferenceStructure, nssm, reference_structure
 from .similarity import cosine_matrix, exponential_matrix, resize_mask, to_cells
 from .vsm import Agreement, Vsm, vsm
@@ -57,7 +57,8 @@ class ReferenceFeatures:
 
     mask: bool (h, w), the object on the backbone's grid; structure_mask: on the grid that nSSM reads, pooled. places:
     of the object's cells (M, 2). cropped: its structure inside its box. semantic: (M, Cs). visual: each `values` is
-    (M, C). image: (1, Ci), where the backbone has such a vector.
+    (M, C). own_extent: cells of the reference's own picture that match the object. image: (1, Ci), where the backbone
+    has such a vector.
     """
 
     mask: Tensor
@@ -67,6 +68,7 @@ class ReferenceFeatures:
     cropped: CroppedReference
     semantic: Tensor
     visual: tuple[VisualFeature, ...]
+    own_extent: float
     image: Tensor | None = None
 
 
@@ -134,16 +136,18 @@ def reference_features(
     structure_mask = _cells_of(mask, features.grid, settings.nssm_pool, name)
     target_mask = _cells_of(mask, features.grid, 1, name)
     inside = target_mask.flatten().to(features.semantic.device)
+    semantic = to_cells(features.semantic[0])[inside]
     return ReferenceFeatures(
         mask=target_mask,
         structure_mask=structure_mask,
         structure=reference_structure(features.structure[0], structure_mask, pool=settings.nssm_pool),
         places=cell_places(features.grid, device=features.semantic.device)[inside],
         cropped=cropped_reference(features.structure[0], target_mask),
-        semantic=to_cells(features.semantic[0])[inside],
+        semantic=semantic,
         visual=tuple(
             replace(feature, values=to_cells(feature.values[0])[inside]) for feature in features.visual
         ),
+        own_extent=max(1.0, float(matching_cells(features.semantic, semantic, tau_s=settings.tau_s))),
         image=features.image,
     )
 
