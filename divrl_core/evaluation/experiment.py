@@ -56,8 +56,6 @@ CURVE = (
     "samples",
     "turned_share",
     "new_pose_share",
-    "model_evaluations",
-    "cpu_seconds",
 )
 
 

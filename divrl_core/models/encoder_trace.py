@@ -24,7 +24,7 @@ from .planned_kernels import DeviceKind, PlannedKernels
 from .traced_model import config_key
 
 if TYPE_CHECKING:
-    from ..config import BackboneConfig
+    from ..config import BackboneConfig, RewardConfig
 
 CLIP_TOKENS = 77
 TOKEN_AREA = 4  # latent cells in a token
@@ -149,6 +149,21 @@ def _vae_size(
     return PartSize(weights=bytes_of(vae), working=live.peak, flops=sum(live.flops.values()))
 
 
+EXACT_TOO = 3  # structure is kept in float32, and in float64 for faint ones
+
+
+def reward_size(config: RewardConfig, *, batch: int, size_px: int) -> tuple[PartSize, int]:
+    """All backbones of a reward on `batch` pictures, one after the other, and the bytes of one reference's features."""
+    used = [config.backbone, config.second_backbone, config.held_out_backbone]
+    sizes = [backbone_size(one, batch=batch, size_px=size_px) for one in used if one.name is not None]
+    whole = PartSize(
+        weights=sum(size.weights for size, _ in sizes),
+        working=max(size.working for size, _ in sizes),
+        flops=sum(size.flops for size, _ in sizes),
+    )
+    return whole, sum(reference for _, reference in sizes)
+
+
 def backbone_size(config: BackboneConfig, *, batch: int, size_px: int) -> tuple[PartSize, int]:
     """The reward's backbone on `batch` pictures, and the bytes of one reference's features at most (no mask)."""
     from .features.base import ONE_AT_A_TIME
@@ -169,8 +184,9 @@ def _backbone_size(config: BackboneConfig, size_px: int) -> tuple[PartSize, int]
         module: nn.Module = backbone.module
         live = _live(module, lambda: backbone.extract(torch.empty(1, 3, size_px, size_px)), "cuda")
         features = backbone.extract(torch.empty(1, 3, size_px, size_px))
-        cells = [features.structure, features.semantic, *(visual.values for visual in features.visual)]
-        reference = sum(values.numel() * values.element_size() for values in cells)
+        cells = [features.semantic, *(visual.values for visual in features.visual)]
+        structure = EXACT_TOO * features.structure.nbytes // backbone.settings.score.nssm_pool**2
+        reference = structure + sum(values.nbytes for values in cells)
     return (
         PartSize(weights=bytes_of(module), working=live.peak, flops=sum(live.flops.values())),
         reference,

@@ -59,6 +59,8 @@ def more_measures(
     if set(names) & {"nssm_cropped", "matched", "coverage"}:
         found = find_cells(generated, reference, settings, masks)
         if "nssm_cropped" in names:
+            if reference.cropped is None:
+                raise ValueError("nssm_cropped needs a reference that was prepared for it: with_crop=True")
             measured["nssm_cropped"] = cropped_nssm(
                 generated.structure, found, reference.cropped, masks=masks
             )

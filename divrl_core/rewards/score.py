@@ -56,8 +56,8 @@ class ReferenceFeatures:
     """One reference, ready to be compared with: its mask, its structure and the features of its object's cells.
 
     mask: bool (h, w), the object on the backbone's grid; structure_mask: on the grid that nSSM reads, pooled. places:
-    of the object's cells (M, 2). cropped: its structure inside its box. semantic: (M, Cs). visual: each `values` is
-    (M, C). own_extent: cells of the reference's own picture that match the object. image: (1, Ci), where the backbone
+    of the object's cells (M, 2). cropped: its structure inside its box, where that is wanted. semantic: (M, Cs).
+    visual: each `values` is (M, C). own_extent: cells of the reference's own picture that match the object. image: (1, Ci), where the backbone
     has such a vector.
     """
 
@@ -65,7 +65,7 @@ class ReferenceFeatures:
     structure_mask: Tensor
     structure: ReferenceStructure
     places: Tensor
-    cropped: CroppedReference
+    cropped: CroppedReference | None
     semantic: Tensor
     visual: tuple[VisualFeature, ...]
     own_extent: float
@@ -112,7 +112,12 @@ class Scores:
 
 
 def reference_features(
-    features: FeatureBatch, mask: Tensor | None, settings: ScoreSettings, *, name: str = "the reference"
+    features: FeatureBatch,
+    mask: Tensor | None,
+    settings: ScoreSettings,
+    *,
+    name: str = "the reference",
+    with_crop: bool = True,
 ) -> ReferenceFeatures:
     """Prepares one reference, once for all pictures that are compared with it.
 
@@ -122,6 +127,7 @@ def reference_features(
             at least half of it is covered.
         settings: the backbone's.
         name: the reference's name in errors.
+        with_crop: whether `nssm_cropped` will be asked for; it takes as much memory again.
 
     Raises:
         ValueError: more than one picture, or a mask with fewer than `LEAST_CELLS` cells on the grid.
@@ -142,7 +148,7 @@ def reference_features(
         structure_mask=structure_mask,
         structure=reference_structure(features.structure[0], structure_mask, pool=settings.nssm_pool),
         places=cell_places(features.grid, device=features.semantic.device)[inside],
-        cropped=cropped_reference(features.structure[0], target_mask),
+        cropped=cropped_reference(features.structure[0], target_mask) if with_crop else None,
         semantic=semantic,
         visual=tuple(
             replace(feature, values=to_cells(feature.values[0])[inside]) for feature in features.visual

@@ -13,7 +13,7 @@ import torch
 
 from ..config import TrainConfig
 from ..config_cfm import CfmConfig
-from ..models.encoder_trace import backbone_size, vae_size
+from ..models.encoder_trace import reward_size, vae_size
 from ..models.transformer_flops import TransformerFlops, transformer_flops
 from .cards import USABLE_SHARE, Card
 from .plan_counts import unit_sizes
@@ -108,7 +108,7 @@ def _stage_cost(load: Workload, flops: TransformerFlops, rate: Rate | None) -> C
     assert isinstance(config, TrainConfig)
     grpo, run = config.grpo, config.run
     picture = _picture_flops(load)
-    backbone, _ = backbone_size(config.reward.backbone, batch=1, size_px=load.size_px)
+    backbone, _ = reward_size(config.reward, batch=1, size_px=load.size_px)
     scoring = {torch.float32: backbone.flops}
     work = config.work_of_a_sample
     kinds: dict[str, Mapping[torch.dtype, float]] = {

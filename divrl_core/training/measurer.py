@@ -15,6 +15,7 @@ from ..rewards.score import ReferenceFeatures, Scores, reference_features, score
 from .references import Reference, ReferenceSet
 
 KEPT_REFERENCES = 512
+CROPPED = "nssm_cropped"
 
 
 class Measurer:
@@ -35,7 +36,7 @@ class Measurer:
         self, features: FeatureBatch, references: ReferenceSet, reference_id: str, more: Collection[str] = ()
     ) -> Scores:
         """nSSM, VSM and `more` measures of pictures of one reference."""
-        reference = self.reference(references, reference_id)
+        reference = self.reference(references, reference_id, with_crop=CROPPED in more)
         return score_images(features, reference, self.backbone.settings.score, more=more)
 
     def scores_each(
@@ -58,18 +59,28 @@ class Measurer:
         """The names of `more` that such features can be measured by."""
         return tuple(name for name in MORE_MEASURES if name != "cosine" or features.image is not None)
 
-    def reference(self, references: ReferenceSet, reference_id: str) -> ReferenceFeatures:
-        """The reference, prepared; the last ones used are kept."""
-        if reference_id not in self._kept:
-            self.prepare(reference_id, references.load(reference_id, self._size_px))
+    def reference(
+        self, references: ReferenceSet, reference_id: str, *, with_crop: bool = False
+    ) -> ReferenceFeatures:
+        """The reference, prepared; the last ones used are kept. with_crop: for `nssm_cropped`, which keeps more."""
+        kept = self._kept.get(reference_id)
+        if kept is None or (with_crop and kept.cropped is None):
+            reference = references.load(reference_id, self._size_px)
+            kept = self.prepare(reference_id, reference, with_crop=with_crop)
         self._kept.move_to_end(reference_id)
-        return self._kept[reference_id]
+        return kept
 
-    def prepare(self, reference_id: str, reference: Reference) -> None:
+    def prepare(
+        self, reference_id: str, reference: Reference, *, with_crop: bool = False
+    ) -> ReferenceFeatures:
         """Make a reference's features and keep them. Raises ValueError when its object is too small for the grid."""
-        features = self.look(reference.image[None])
-        self._kept[reference_id] = reference_features(
-            features, reference.mask, self.backbone.settings.score, name=reference_id
+        self._kept[reference_id] = made = reference_features(
+            self.look(reference.image[None]),
+            reference.mask,
+            self.backbone.settings.score,
+            name=reference_id,
+            with_crop=with_crop,
         )
         if len(self._kept) > KEPT_REFERENCES:
             self._kept.popitem(last=False)
+        return made

@@ -8,7 +8,7 @@ from typing import Literal
 from ..config import TrainConfig
 from ..config_cfm import CfmConfig
 from ..models.base_bytes import BaseBytes
-from ..models.encoder_trace import backbone_size, text_encoder_size, vae_size
+from ..models.encoder_trace import reward_size, text_encoder_size, vae_size
 from ..models.transformer_trace import TransformerTrace
 from .cards import GIB
 from .optimizer_bytes import optimizer_bytes
@@ -72,12 +72,12 @@ def device_parts(load: Workload, *, is_quick: bool) -> Iterator[NamedPart]:
     vae = vae_size(load.pipeline, load.dtype, batch=1, size_px=load.size_px, is_decoding=False)
     yield "VAE", _in(("encode", *(resident if not load.is_cfm else ("evaluate",))), vae.weights), ""
     if isinstance(config, TrainConfig) and not _reward_is_elsewhere(config):
-        backbone, reference = backbone_size(
-            config.reward.backbone, batch=load.micro_batch, size_px=load.size_px
-        )
+        backbone, reference = reward_size(config.reward, batch=load.micro_batch, size_px=load.size_px)
         kept_references = min(KEPT_REFERENCES, load.references or KEPT_REFERENCES)
         features = kept_references * reference
-        yield "reward backbone", _in(("encode", *resident), backbone.weights), config.reward.backbone.name
+        further = (config.reward.second_backbone.name, config.reward.held_out_backbone.name)
+        names = ", ".join(filter(None, (config.reward.backbone.name, *further)))
+        yield "reward backbone", _in(("encode", *resident), backbone.weights), names
         yield (
             "reference features",
             _in(("encode", *resident), features),
@@ -117,9 +117,7 @@ def host_parts(load: Workload) -> Iterator[NamedPart]:
             f"{samples_of_process(load)} samples of {of_what}",
         )
         if (config.reward.device or "").startswith("cpu"):
-            backbone, reference = backbone_size(
-                config.reward.backbone, batch=load.micro_batch, size_px=load.size_px
-            )
+            backbone, reference = reward_size(config.reward, batch=load.micro_batch, size_px=load.size_px)
             there = backbone.weights + backbone.working + KEPT_REFERENCES * reference
             yield "reward backbone", _in(("encode", *resident), there), "reward.device=cpu"
     cached, words = caches(load)
@@ -191,7 +189,7 @@ def _working(load: Workload, trace: TransformerTrace, base: BaseBytes, *, is_qui
     if isinstance(config, TrainConfig):
         working["sample"] = working["evaluate"]
         if not _reward_is_elsewhere(config):
-            backbone, _ = backbone_size(config.reward.backbone, batch=load.micro_batch, size_px=load.size_px)
+            backbone, _ = reward_size(config.reward, batch=load.micro_batch, size_px=load.size_px)
             working["encode"] = max(working["encode"], backbone.working)
             working["sample"] = working["evaluate"] = max(working["sample"], backbone.working)
     return working

@@ -217,7 +217,9 @@ class Rewarder:
 
     def prepare(self, reference_id: str, reference: Reference) -> None:
         """Make a reference's features and keep them. Raises ValueError when its object is too small for a grid."""
-        for measurer in (self._main, self._second, self._held_out):
+        crops = "nssm_cropped" in self._needed
+        self._main.prepare(reference_id, reference, with_crop=crops)
+        for measurer in (self._second, self._held_out):
             if measurer is not None:
                 measurer.prepare(reference_id, reference)
 

@@ -251,7 +251,7 @@ def test_the_rewarder_works_with_it_and_takes_its_gate(small: SmallMtg) -> None:
     rewarder = Rewarder(config, load_backbone(config.backbone), size_px=64)
     ant, bee = (references.load(name, 64).image for name in references.names)
     reward = rewarder.reward(torch.stack([ant, bee, ant.flip(1)]), references, references.pairs[0])
-    assert rewarder.gate == 0.5 and rewarder.consistency_cutoff == 0.6
+    assert rewarder.gates == {"vsm": 0.5} and rewarder.consistency_cutoff == 0.6
     assert reward.total[0] == pytest.approx(0, abs=1e-5) and reward.vsm[0] == 1
     assert reward.nssm[1] > 0.01 and torch.isfinite(reward.total).all()
 
@@ -276,8 +276,8 @@ def test_a_plan_counts_the_published_sizes_and_reads_no_file() -> None:
     assert sum(value.numel() for value in module.vae.parameters()) == encoder
     assert len(module.unet.state_dict()) == 686
     assert size.weights > 4 * (unet + encoder)
-    # semantic, structure and visual features of 384 x 48 x 48 in float32
-    assert reference == 3 * 384 * 48 * 48 * 4
+    # semantic and visual features of 384 x 48 x 48 in float32; structure pooled 2 x 2, in float32 and float64
+    assert reference == (2 * 48 * 48 + 3 * 24 * 24) * 384 * 4
     # one picture after the other: the memory of one, whatever the batch
     assert size.working == backbone_size(config, batch=1, size_px=512)[0].working > 2**30
 

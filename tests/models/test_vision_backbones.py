@@ -278,7 +278,8 @@ def test_a_plan_needs_config_json_alone_and_counts_what_is_there(
     tensors = [*held.parameters(), *held.buffers()]
     assert size.weights == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert size.working > 2 * 3 * 56**2 * 4 and size.flops > 1e6
-    assert reference == (3 * 32 + 3) * 49 * 4  # semantic, structure, patches; colour
+    # semantic, patches, structure in float32 and float64; colour
+    assert reference == ((2 + 3) * 32 + 3) * 49 * 4
 
 
 def test_a_plan_says_where_it_knows_no_sizes() -> None:
