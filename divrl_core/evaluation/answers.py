@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models.features.base import Backbone
-from ..rewards.measures import MORE_MEASURES
+from ..rewards.measures import measures_of
 from ..rewards.score import reference_features, score_images
 from .answer_cases import WANTED
 from .calibrate import area_under_curve
@@ -28,10 +28,11 @@ def answers_of(backbone: Backbone, cases: Iterable[CalibrationCase]) -> Answers:
     parts: dict[str, dict[str, list[float]]] = {}
     for case in cases:
         features = backbone.extract(torch.stack([case.reference, *case.others.values()]))
-        names = [name for name in MORE_MEASURES if name != "cosine" or features.image is not None]
         settings = backbone.settings.score
         reference = reference_features(features.select(slice(0, 1)), case.mask, settings)
-        scores = score_images(features.select(slice(1, None)), reference, settings, more=names)
+        scores = score_images(
+            features.select(slice(1, None)), reference, settings, more=measures_of(features)
+        )
         measured = {"nssm": scores.nssm, "vsm": scores.vsm, **scores.more}
         for name, values in measured.items():
             for change, value in zip(case.others, values.tolist(), strict=True):

@@ -15,6 +15,7 @@ import torch
 
 from ..config import BackboneConfig, SegmenterConfig
 from ..models.features.base import Backbone, load_backbone
+from ..rewards.measures import measures_of
 from ..rewards.score import ReferenceFeatures, reference_features, score_images
 from ..training.files import write_atomic_bytes, write_atomic_text
 from ..training.pictures import decode_picture, frame_to, picture_tensor
@@ -100,7 +101,10 @@ def _scores(inputs: ScoreInputs, prepared: Prepared, backbone: Backbone) -> Iter
         for start in range(0, len(pictures), BATCH_SIZE):
             batch = pictures[start : start + BATCH_SIZE]
             images = torch.stack([picture_tensor(decode_picture(picture.path).rgb) for picture in batch])
-            scores = score_images(backbone.extract(images), prepared[key][1], backbone.settings.score)
+            features = backbone.extract(images)
+            scores = score_images(
+                features, prepared[key][1], backbone.settings.score, more=measures_of(features)
+            )
             for row, picture in enumerate(batch):
                 yield PictureScore(
                     picture=picture.name,
@@ -108,6 +112,7 @@ def _scores(inputs: ScoreInputs, prepared: Prepared, backbone: Backbone) -> Iter
                     nssm=float(scores.nssm[row]),
                     vsm=float(scores.vsm[row]),
                     kept_count=int(scores.kept_count[row]),
+                    more={name: float(values[row]) for name, values in scores.more.items()},
                 )
 
 

@@ -9,8 +9,8 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 UNDEFINED = "undefined"
@@ -18,13 +18,14 @@ UNDEFINED = "undefined"
 
 @dataclass(frozen=True, kw_only=True)
 class PictureScore:
-    """One picture's measures; NaN = undefined. kept_count: matches behind VSM."""
+    """One picture's measures; NaN = undefined. kept_count: matches behind VSM. more: further measures by name."""
 
     picture: str
     reference: str
     nssm: float
     vsm: float
     kept_count: int
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +52,25 @@ class ScoredFolder:
         notes = [
             f"measured with {self.backbone}; masks: {self.mask_source}",
             f"consistent: share of defined VSM above {self.consistency_cutoff:g}; ±: standard error of the mean",
+            "extent: cells that match the subject, against the reference's own; half where half of it is missing",
             f"wrote {', '.join(str(file) for file in self.files)}",
         ]
-        heading = ["reference", "n", "nSSM", "VSM", "undefined", "consistent"]
+        heading = ["reference", "n", "nSSM", "VSM", "extent", "undefined", "consistent"]
         return "\n".join([*_aligned([heading, *rows]), *notes])
 
     def csv(self) -> str:
         """A row a picture: measures with 6 decimals, or "undefined"."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["picture", "reference", "nssm", "vsm", "kept_count", "backbone"])
+        names = list(dict.fromkeys(name for score in self.scores for name in score.more))
+        writer.writerow(["picture", "reference", "nssm", "vsm", "kept_count", *names, "backbone"])
         for score in self.scores:
-            measures = [
-                UNDEFINED if math.isnan(value) else f"{value:.6f}" for value in (score.nssm, score.vsm)
-            ]
-            writer.writerow([score.picture, score.reference, *measures, score.kept_count, self.backbone])
+            nssm, vsm, *more = (
+                UNDEFINED if math.isnan(value) else f"{value:.6f}"
+                for value in (score.nssm, score.vsm, *(score.more.get(name, math.nan) for name in names))
+            )
+            row = [score.picture, score.reference, nssm, vsm, score.kept_count, *more, self.backbone]
+            writer.writerow(row)
         return text.getvalue()
 
     def _row(self, name: str, scores: Sequence[PictureScore]) -> list[str]:
@@ -74,7 +79,9 @@ class ScoredFolder:
         undefined = sum(math.isnan(score.nssm) or math.isnan(score.vsm) for score in scores)
         is_consistent = [value > self.consistency_cutoff for value in vsm]
         consistent = f"{statistics.fmean(is_consistent):.2f}" if vsm else UNDEFINED
-        return [name, str(len(scores)), _mean(nssm), _mean(vsm), str(undefined), consistent]
+        extent = [score.more.get("extent", math.nan) for score in scores]
+        known = _mean([value for value in extent if not math.isnan(value)])
+        return [name, str(len(scores)), _mean(nssm), _mean(vsm), known, str(undefined), consistent]
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -27,6 +27,11 @@ CHUNK_ELEMENTS = 2**24
 """Similarities held at once: 64 MB in float32. A large grid is scored a few pictures at a time."""
 
 
+def measures_of(features: FeatureBatch) -> tuple[str, ...]:
+    """The names of `MORE_MEASURES` that such features can be measured by: the cosine needs a vector of the picture."""
+    return tuple(name for name in MORE_MEASURES if name != "cosine" or features.image is not None)
+
+
 def pictures_at_once(grid: tuple[int, int], targets: int) -> int:
     """How many pictures' similarities with so many cells of the object are held at once; at least 1."""
     return max(1, CHUNK_ELEMENTS // (grid[0] * grid[1] * targets))

@@ -57,8 +57,8 @@ class ReferenceFeatures:
 
     mask: bool (h, w), the object on the backbone's grid; structure_mask: on the grid that nSSM reads, pooled. places:
     of the object's cells (M, 2). cropped: its structure inside its box, where that is wanted. semantic: (M, Cs).
-    visual: each `values` is (M, C). own_extent: cells of the reference's own picture that match the object. image: (1, Ci), where the backbone
-    has such a vector.
+    visual: each `values` is (M, C). own_extent: cells of the reference's own picture that match the object. image:
+    (1, Ci), where the backbone has such a vector.
     """
 
     mask: Tensor

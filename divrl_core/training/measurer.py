@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..models.features.base import Backbone
 from ..rewards.features import FeatureBatch
-from ..rewards.measures import MORE_MEASURES
 from ..rewards.score import ReferenceFeatures, Scores, reference_features, score_images
 from .references import Reference, ReferenceSet
 
@@ -54,10 +53,6 @@ class Measurer:
                 for row, reference_id in rows
             ]
         )
-
-    def available(self, features: FeatureBatch) -> tuple[str, ...]:
-        """The names of `more` that such features can be measured by."""
-        return tuple(name for name in MORE_MEASURES if name != "cosine" or features.image is not None)
 
     def reference(
         self, references: ReferenceSet, reference_id: str, *, with_crop: bool = False

@@ -19,7 +19,7 @@ from ..config import BackboneConfig, RewardConfig
 from ..models.features.base import Backbone, load_backbone
 from ..rewards.features import FeatureBatch
 from ..rewards.gate import Reward
-from ..rewards.measures import MORE_MEASURES
+from ..rewards.measures import MORE_MEASURES, measures_of
 from ..rewards.novelty import marginal_novelty
 from ..rewards.score import ReferenceFeatures, Scores
 from ..selection.diverse import structural_distances
@@ -200,12 +200,12 @@ class Rewarder:
         One pass of each backbone. Those of the second and of the held-out backbone begin with its name.
         """
         features = self._main.look(images)
-        scores = self._main.scores_each(features, references, reference_ids, self._main.available(features))
+        scores = self._main.scores_each(features, references, reference_ids, measures_of(features))
         more = dict(scores.more)
         for prefix, further in ((SECOND, self._second), (HELD_OUT, self._held_out)):
             if further is not None:
                 seen = further.look(images)
-                measured = further.scores_each(seen, references, reference_ids, further.available(seen))
+                measured = further.scores_each(seen, references, reference_ids, measures_of(seen))
                 more |= {
                     name: values.to(scores.vsm.device) for name, values in _named(prefix, measured).items()
                 }

@@ -110,8 +110,9 @@ def test_csv_sheet_and_table_are_written(folders: tuple[Path, Path], backbone: L
     assert [row["picture"] for row in rows] == ["blue/0.png", "red_0.png", "red_1.png"]
     assert float(rows[1]["vsm"]) == pytest.approx(result.scores[1].vsm, abs=1e-6)
     assert "EfficientNet-Lite0" in rows[0]["backbone"]
+    assert float(rows[1]["extent"]) == pytest.approx(1, abs=1e-3)
     assert Image.open(output / "sheet.jpg").width > 300
-    assert "masks: files" in str(result) and str(result).count("\n") == 6
+    assert "masks: files" in str(result) and str(result).count("\n") == 7
 
 
 def test_a_picture_that_is_not_square_is_compared_with_its_reference_in_that_shape(
@@ -191,7 +192,14 @@ def test_a_folder_without_pictures_and_a_path_that_is_not_there_are_refused(
 def test_undefined_scores_are_shown_as_such_and_left_out_of_the_means() -> None:
     # VSM .4 and .8 defined: mean .6, standard error .2; one of two above .6.
     scores = [
-        PictureScore(picture=f"{index}.png", reference="fox", nssm=0.5, vsm=vsm, kept_count=3)
+        PictureScore(
+            picture=f"{index}.png",
+            reference="fox",
+            nssm=0.5,
+            vsm=vsm,
+            kept_count=3,
+            more={"extent": 1.0, "matched": vsm},
+        )
         for index, vsm in enumerate((0.4, 0.8, math.nan))
     ]
     result = ScoredFolder(
@@ -201,6 +209,7 @@ def test_undefined_scores_are_shown_as_such_and_left_out_of_the_means() -> None:
         consistency_cutoff=0.6,
         files=(Path("a.csv"),),
     )
-    assert result.csv().splitlines()[3] == "2.png,fox,0.500000,undefined,3,toy"
+    assert result.csv().splitlines()[3] == "2.png,fox,0.500000,undefined,3,1.000000,undefined,toy"
     row = str(result).splitlines()[1].split()
-    assert row == ["fox", "3", "0.500", "±", "0.000", "0.600", "±", "0.200", "1", "0.50"]
+    assert result.csv().startswith("picture,reference,nssm,vsm,kept_count,extent,matched,backbone\n")
+    assert row == [*"fox 3 0.500 ± 0.000 0.600 ± 0.200 1.000 ± 0.000".split(), "1", "0.50"]
