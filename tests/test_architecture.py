@@ -20,6 +20,7 @@ ROOMS = {
     "divrl_core.config_reward": 0,
     "divrl_core.config_cfm": 0,
     "divrl_core.config_nft": 0,
+    "divrl_core.config_grpo": 0,
     "divrl_core.config_rollout": 0,
     "divrl_core.settings": 0,
     "divrl_core.flow": 0,
@@ -39,6 +40,7 @@ SETTINGS = (
     "divrl_core.config_reward",
     "divrl_core.config_cfm",
     "divrl_core.config_nft",
+    "divrl_core.config_grpo",
     "divrl_core.config_rollout",
     "divrl_core.settings",
 )

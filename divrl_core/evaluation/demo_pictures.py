@@ -24,7 +24,8 @@ from ..training.start import make_policy, make_rewarder, open_adapter, set_threa
 from .comparison import Comparison, compared, write_picture
 from .demo_settings import DemoEvaluation
 from .generate import PictureJob, generate
-from .heldout import STREAM, HeldOut, evaluate, heldout_jobs, measure, sample_row
+from .heldout import STREAM, HeldOut, evaluate, heldout_jobs, measure
+from .heldout_summary import sample_row
 from .paired import TRUTHS
 from .runs import read_json
 from .sample_sheet import sheet_pairs

@@ -26,7 +26,7 @@ from ..training.rewarding import Rewarder
 from .generate import PictureJob
 
 if TYPE_CHECKING:
-    from .heldout import SampleScore
+    from .heldout_summary import SampleScore
 
 logger = logging.getLogger("divrl")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
-from ..evaluation.heldout import selection_score
+from ..evaluation.heldout_summary import selection_score
 from ..models.lora import REFERENCE, lora_state
 from ..rl.ema import ema_start, ema_update
 from .algorithms import ALGORITHMS

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import RunConfig, TrainConfig
-from ..evaluation.heldout import evaluate, selection_score
+from ..evaluation.heldout import evaluate
+from ..evaluation.heldout_summary import selection_score
 from ..evaluation.sample_sheet import write_sample_sheet
 from .checkpoint import Best, Tensors
 from .data import RunData

@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from divrl_core.config import RewardConfig
-from divrl_core.evaluation.heldout import (
-    HeldOut,
+from divrl_core.evaluation.heldout import HeldOut, heldout_jobs, paired_difference
+from divrl_core.evaluation.heldout_summary import (
     SampleScore,
     clustered_mean,
-    heldout_jobs,
-    paired_difference,
     sample_row,
     selection_score,
     selection_summary,

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from divrl_core.config import RewardConfig
-from divrl_core.evaluation.heldout import SampleScore, sample_row, selection_summary
+from divrl_core.evaluation.heldout_summary import SampleScore, sample_row, selection_summary
 
 OWN = RewardConfig(kind="own", function="a:b")
 

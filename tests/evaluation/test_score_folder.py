@@ -212,4 +212,8 @@ def test_undefined_scores_are_shown_as_such_and_left_out_of_the_means() -> None:
     assert result.csv().splitlines()[3] == "2.png,fox,0.500000,undefined,3,1.000000,undefined,toy"
     row = str(result).splitlines()[1].split()
     assert result.csv().startswith("picture,reference,nssm,vsm,kept_count,extent,matched,backbone\n")
-    assert row == [*["fox", "3", "0.500", "±", "0.000", "0.600", "±", "0.200", "1.000", "±", "0.000"], "1", "0.50"]
+    assert row == [
+        *["fox", "3", "0.500", "±", "0.000", "0.600", "±", "0.200", "1.000", "±", "0.000"],
+        "1",
+        "0.50",
+    ]

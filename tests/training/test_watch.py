@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from divrl_core.config import GrpoConfig, RewardConfig, TrainConfig
-from divrl_core.evaluation.heldout import selection_score
+from divrl_core.evaluation.heldout_summary import selection_score
 from divrl_core.training.watch import Warned, Watch
 
 
