@@ -15,7 +15,7 @@ Where the world is known (the pocket's), three more say what is true, and no rew
 - identity_error: mean distance to the nearest true picture of the figure.
 - turned_share: share of pictures more than 12 degrees from the reference's pose; new_pose_share: these and whole.
 
-Where a prompt has several pictures, two tell how they differ from each other (set_diversity.py): set_distance, and
+Where a reference has several pictures, two tell how they differ from each other (set_diversity.py): set_distance, and
 set_pose_deg where the world is known. Every other measure that a backbone gives is there by its name: those that the
 reward is not made of are named in `held_out_measures`.
 
@@ -147,7 +147,7 @@ def measure(
 ) -> tuple[list[SampleScore], list[Seen]]:
     """The scores of pictures (B, 3, H, W) made for these jobs, with what is true of them where that is known.
 
-    And of each what is compared with the other pictures of its prompt.
+    And of each what is compared with the other pictures of its reference.
     """
     names = [job.pair.reference_id for job in jobs]
     scores, features = rewarder.scores_each(pictures, references, names)

@@ -50,7 +50,7 @@ def page(results: Results, *, has_sheet: bool) -> str:
         models_table(results),
         "## What was measured beside it",
         further_table(results),
-        "Within the set: between the pictures of one prompt. lite0 is held out but for the extent that "
+        "Within the set: between the pictures of one reference. lite0 is held out but for the extent that "
         f"`{GATED_TWICE}` and `{DIVERSE}` are paid for.",
         "## Against the paper's reward",
         "Same figures, prompts and noise on both sides; mean ± standard error, in brackets the seeds.",

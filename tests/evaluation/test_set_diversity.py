@@ -1,4 +1,4 @@
-"""How the pictures of one prompt differ from each other."""
+"""How the pictures of one reference differ from each other."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ def structure(seed: int) -> ReferenceStructure:
     return reference_structure(features, torch.ones(4, 4, dtype=torch.bool))
 
 
-def job(reference: str, sample: int) -> PictureJob:
-    return PictureJob(
-        pair=PromptPair(f"{reference}#0", reference, "a toy"), sample=sample, seed=0, stream="s"
-    )
+def job(reference: str, sample: int, prompt: int = 0) -> PictureJob:
+    pair = PromptPair(f"{reference}#{prompt}", reference, f"a toy on floor {prompt}")
+    return PictureJob(pair=pair, sample=sample, seed=0, stream="s")
 
 
-def test_distances_are_between_pictures_of_one_prompt_alone() -> None:
-    jobs = [job("ant", 0), job("bee", 0), job("ant", 1), job("ant", 2)]
+def test_distances_are_between_pictures_of_one_reference_whatever_their_prompts() -> None:
+    jobs = [job("ant", 0), job("bee", 0), job("ant", 1), job("ant", 0, prompt=1)]
     seen = {place: Seen(structure(place), None) for place in range(4)}
     values = set_values(jobs, seen, None)
     own = [structure_distance(seen[a].structure, seen[b].structure) for a, b in ((0, 2), (0, 3), (2, 3))]
