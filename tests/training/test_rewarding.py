@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from divrl_core.config import RewardConfig
 from divrl_core.config_reward import SecondBackboneConfig
 from divrl_core.models.features.base import Backbone, load_backbone
+from divrl_core.models.features.lite0 import Lite0Backbone
 from divrl_core.rewards.score import Scores
 from divrl_core.training.references import PromptPair, Reference
 from divrl_core.training.reward_formula import formula_total, measures_in
@@ -109,9 +112,11 @@ def test_a_second_backbone_serves_the_gate_and_a_held_out_one_is_only_reported(b
         gates=("second.vsm", "second.extent>=0.5"),
         second_backbone=SecondBackboneConfig(name="lite0", tau_s=0.6),
     )
-    second = load_backbone(config.second_backbone)
+    loaded = load_backbone(config.second_backbone)
+    assert isinstance(loaded, Lite0Backbone)
+    second = loaded.with_settings(replace(loaded.settings, gate=0.9))
     ours = Rewarder(config, backbone, size_px=SIZE_PX, second=second, held_out=second)
-    assert ours.gates == {"second.vsm": second.settings.gate, "second.extent": 0.5}
+    assert ours.gates == {"second.vsm": 0.9, "second.extent": 0.5}
     reward = ours.reward(pictures(), REFERENCES, ANT)
     alone = Rewarder(RewardConfig(), second, size_px=SIZE_PX).reward(pictures(), REFERENCES, ANT)
     assert torch.equal(reward.more["second.vsm"], alone.vsm)
