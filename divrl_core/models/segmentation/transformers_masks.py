@@ -6,6 +6,7 @@ subject: `subject.py`. A cropping processor is told not to crop, so that the ans
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _Loaded(ABC):
     """A model of transformers with its image processor, and what is asked of it."""
 
     found: SegmenterFiles
@@ -42,8 +43,9 @@ class _Loaded:
         return f"{self.name} ({self.found.architecture}; {rule})"
 
     @property
+    @abstractmethod
     def _own_rule(self) -> str:
-        raise NotImplementedError
+        """What counts as the subject where no labels are named."""
 
     def masks(self, pictures: Tensor) -> Tensor:
         height, width = pictures.shape[-2:]
@@ -60,8 +62,9 @@ class _Loaded:
                 found.append(self._mask(self.module(**inputs), height, width))
         return torch.stack(found)
 
+    @abstractmethod
     def _mask(self, outputs: Any, height: int, width: int) -> Tensor:
-        raise NotImplementedError
+        """The subject, bool (height, width), from the model's outputs for one picture."""
 
 
 class SemanticSegmenter(_Loaded):
