@@ -59,7 +59,7 @@ def page(results: Results) -> str:
 
 
 def end_table(results: Results) -> str:
-    """Held-out reward, turned and whole share after the last update, with what it cost; mean over seeds ± their spread."""
+    """What was reached after the last update, and what it cost; mean over seeds ± their spread."""
     rows = [["algorithm", *REACHED.values(), *COSTS.values()]]
     for name in results.models:
         if name == BASE:
