@@ -1,6 +1,7 @@
 """The settings of the experiment on algorithms: how fast each raises one and the same reward.
 
-All start from the base and are paid by the same reward; rates were tuned for each by short runs (docs/algorithms.md).
+All start from the base and are paid by the same reward, but for a control that is paid at random; rates were tuned for
+each by short runs (docs/algorithms.md).
 They are compared by what they have reached after so many model evaluations, and after so many processor seconds.
 """
 
@@ -17,6 +18,7 @@ from .experiment_plan import BASE, Arm, ExperimentPlan, lengthened
 UPDATES, EVERY = 6, 2
 FIGURES, PICTURES, WATCHED = 40, 40, 24
 RATE, RATE_OF_MANY_STEPS = 1.4e-3, 6e-4
+CHANCE = "divrl_core.evaluation.chance_reward:chance"
 FIRST_TWO, ALL = (0, 1), (0, 1, 2, 3, 4)
 
 ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -34,10 +36,15 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "optim": {"lr": RATE_OF_MANY_STEPS},
     },
     "nft": {"nft": {"noisy_rollout": True}},
+    "chance": {"reward": {"kind": "own", "function": CHANCE}},
 }
 """What differs from the demo's explore at `RATE`, by arm: first-two is the demo's own noise, in the first two steps."""
 
 ORDER = (BASE, *ARMS)
+
+
+CONTROL = "chance"
+"""The arm of which nothing can be learned: first-two, paid at random."""
 
 
 def algorithm_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
@@ -58,7 +65,8 @@ def algorithm_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
 
 
 def _changed(config: TrainConfig, name: str, changes: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
-    rollout, grpo, nft, optim = (dict(changes.get(key, {})) for key in ("rollout", "grpo", "nft", "optim"))
+    parts = ("rollout", "grpo", "nft", "optim", "reward")
+    rollout, grpo, nft, optim, reward = (dict(changes.get(key, {})) for key in parts)
     return replace(
         config,
         algorithm="nft" if name == "nft" else "grpo",
@@ -66,4 +74,5 @@ def _changed(config: TrainConfig, name: str, changes: Mapping[str, Mapping[str, 
         grpo=replace(config.grpo, **grpo) if grpo else config.grpo,
         nft=replace(config.nft, **nft) if nft else config.nft,
         optim=replace(config.optim, **optim) if optim else config.optim,
+        reward=replace(config.reward, **reward) if reward else config.reward,
     )

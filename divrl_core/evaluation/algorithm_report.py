@@ -21,7 +21,7 @@ from .svg import open_charts, plain_tick, style
 PAGE = "experiment.md"
 COSTS = {"model_evaluations": "model evaluations, thousands", "cpu_seconds": "processor seconds"}
 REACHED = {
-    "selection": "held-out reward",
+    "nssm": "held-out reward (nSSM)",
     "turned_share": "in another pose, share",
     "clean_share": "whole, share",
 }
@@ -45,7 +45,8 @@ def page(results: Results) -> str:
     parts = [
         "# Algorithms on the pocket world",
         f"Written by `divrl-train experiment algorithms` from {count} cells, a model and seed each. Every algorithm "
-        "starts from the base, is paid for nSSM, and makes as many updates of 50 pictures.",
+        "starts from the base, is paid for nSSM, and makes as many updates of 50 pictures. `chance` is the control: "
+        "`first-two`, paid a random number for each picture, so what it reaches is drift.",
         "## Against compute",
         "![Held-out reward, turned and whole pictures against compute](compute.png)",
         "*A line a seed, thick their mean; held-out pictures as the run itself saw them. A forward counts 1, with its "

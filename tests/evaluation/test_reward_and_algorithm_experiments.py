@@ -7,18 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from divrl_core.config import TrainConfig
-from divrl_core.evaluation.algorithm_plan import ARMS, algorithm_plan
+from divrl_core.evaluation.algorithm_plan import ARMS, CONTROL, algorithm_plan
 from divrl_core.evaluation.algorithm_report import compute_png, end_table, points
 from divrl_core.evaluation.algorithm_report import page as algorithm_page
+from divrl_core.evaluation.chance_reward import chance
 from divrl_core.evaluation.experiment_plan import BASE
 from divrl_core.evaluation.experiment_results import Cell, Results
 from divrl_core.evaluation.experiments import EXPERIMENTS
 from divrl_core.evaluation.reward_plan import DIVERSE, GATED_TWICE, ORDER, STRUCTURES, reward_plan
 from divrl_core.evaluation.reward_report import further_table
 from divrl_core.evaluation.reward_report import page as reward_page
+from divrl_core.training.references import Reference
 from train_cli.experiment import FOLDERS
 
 
@@ -46,11 +49,25 @@ def test_arms_of_the_algorithms_are_paid_alike_and_start_from_the_base() -> None
     plan = algorithm_plan(seed=1, threads=None)
     configs = [arm.config for arm in plan.arms]
     assert all(isinstance(config, TrainConfig) for config in configs)
-    assert len({str(config.reward) for config in configs if isinstance(config, TrainConfig)}) == 1
+    paid = {arm.name: arm.config.reward for arm in plan.arms if isinstance(arm.config, TrainConfig)}
+    assert paid.pop(CONTROL).function == "divrl_core.evaluation.chance_reward:chance"
+    assert {reward.paid_structure for reward in paid.values()} == {"nssm"} and len(
+        set(map(str, paid.values()))
+    ) == 1
     assert all(arm.starts_from is None for arm in plan.arms)
     assert len({str(config) for config in configs}) == len(ARMS)
     nft = plan.arm("nft").config
     assert isinstance(nft, TrainConfig) and nft.algorithm == "nft"
+
+
+def test_the_control_pays_by_chance_and_a_picture_always_the_same() -> None:
+    pictures = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    reference = Reference(image=pictures[0], mask=torch.ones(8, 8, dtype=torch.bool))
+    paid = chance(pictures, reference, "a subject")
+    assert torch.equal(paid, chance(pictures, reference, "another"))
+    brightness = pictures.mean(dim=(1, 2, 3))
+    assert 0 <= paid.min() < 0.2 < 0.8 < paid.max() < 1
+    assert abs(torch.corrcoef(torch.stack([paid, brightness]))[0, 1]) < 0.35
 
 
 def cell(model: str, seed: int, *, value: float = 0.4) -> Cell:
@@ -68,10 +85,10 @@ def cell(model: str, seed: int, *, value: float = 0.4) -> Cell:
         for place in range(4)
     )
     curve = [
-        {"kind": "heldout", "update": 0, "selection": 0.1, "turned_share": 0.0, "clean_share": 0.9},
+        {"kind": "heldout", "update": 0, "nssm": 0.1, "turned_share": 0.0, "clean_share": 0.9},
         {"kind": "train", "update": 1, "model_evaluations": 900, "cpu_seconds": 2.0},
         {"kind": "train", "update": 2, "model_evaluations": 1100, "cpu_seconds": 3.0},
-        {"kind": "heldout", "update": 2, "selection": value, "turned_share": 0.5, "clean_share": 0.2},
+        {"kind": "heldout", "update": 2, "nssm": value, "turned_share": 0.5, "clean_share": 0.2},
     ]
     return Cell(
         model=model,
@@ -87,14 +104,16 @@ def test_costs_add_up_over_the_updates_before_an_evaluation() -> None:
     found = points(cell("nft", 0))
     assert [point["model_evaluations"] for point in found] == [0, 2000]
     assert [point["cpu_seconds"] for point in found] == [0, 5]
-    assert [point["selection"] for point in found] == [0.1, 0.4]
+    assert [point["nssm"] for point in found] == [0.1, 0.4]
 
 
 def test_the_page_of_algorithms_tells_ends_and_costs_over_seeds() -> None:
     results = Results(
         [cell(BASE, 0), *(cell("nft", seed, value=0.4 + 0.1 * seed) for seed in (0, 1))], (BASE, "nft")
     )
-    assert "| nft | 0.450 ± 0.071 | 0.500 ± 0.000 | 0.200 ± 0.000 | 2.0 ± 0.0 | 5.0 ± 0.0 |" in end_table(results)
+    assert "| nft | 0.450 ± 0.071 | 0.500 ± 0.000 | 0.200 ± 0.000 | 2.0 ± 0.0 | 5.0 ± 0.0 |" in end_table(
+        results
+    )
     assert "3 cells" in algorithm_page(results)
     assert Image.open(io.BytesIO(compute_png(results))).size[0] > 600
 
