@@ -121,7 +121,11 @@ class BackboneScorer:
         scores = score_images(
             features, reference, self.settings, generated_mask=batch.masks, more=measures_of(features)
         )
-        return {self._prefix + name: values for name, values in scores.by_name.items()}
+        found = dict(scores.by_name)
+        if batch.masks is not None:
+            # inside masks on both sides: of the reference's own cells every one matches itself
+            found["extent"] = found["extent"] * (reference.own_extent / len(reference.semantic))
+        return {self._prefix + name: values for name, values in found.items()}
 
     def _structures(self, features: FeatureBatch, reference: ReferenceFeatures) -> list[ReferenceStructure]:
         pool = self.settings.nssm_pool

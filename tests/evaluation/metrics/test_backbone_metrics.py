@@ -109,6 +109,15 @@ def test_the_reference_itself_is_0_apart_and_all_copy() -> None:
     assert math.isclose(values["extent"][0], 1)
 
 
+def test_extent_is_1_of_the_reference_itself_with_and_without_its_mask_and_half_of_half_of_it() -> None:
+    scorer, half = BackboneScorer(CountingBackbone()), middle()
+    half[32:] = False
+    same = noise(0)
+    shots = [shot(same, mask=middle()), shot(same), shot(same, mask=half)]
+    values = scorer.score(shots, scorer.prepare(subject(seed=0)))
+    assert values["extent"].tolist() == pytest.approx([1, 1, 0.5])
+
+
 def test_copies_of_one_new_pose_have_no_structure_within_the_set() -> None:
     scorer = BackboneScorer(CountingBackbone())
     shots = [shot(noise(1), 0, 0), shot(noise(2), 1, 0), shot(noise(1), 0, 1), shot(noise(3), 1, 1)]
