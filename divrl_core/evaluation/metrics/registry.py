@@ -129,7 +129,7 @@ def check(
 ) -> list[str]:
     """What keeps the metrics from being had, a line each, before any picture is made.
 
-    Folders are checked file by file, weights by their headers (AlexNet's, small and pickled, are read): a model of
+    Folders are checked file by file, weights by their headers (AlexNet's, which are pickled, are read): a model of
     the wrong kind is refused by its name. backbone: the main one. Of a hub id nothing is known yet, unless
     `downloads`: then it is fetched now, and what cannot be fetched is a problem.
     """
