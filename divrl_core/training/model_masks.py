@@ -41,6 +41,11 @@ class ModelMasks:
         self._found: SegmenterFiles | None = None
         self._fingerprint = ""
 
+    @property
+    def name(self) -> str:
+        """The model, as the settings name it."""
+        return str(self._config.model)
+
     def make(
         self,
         items: Sequence[CheckedSource],
