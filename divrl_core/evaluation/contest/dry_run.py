@@ -68,9 +68,8 @@ def _scorer_line(contest: Contest, scorer: ScorerSource, output: Path) -> str:
             if row.scorer == scorer.name
         }
         done += sum((name.reference_id, name.number, name.k) in places for name in wanted)
-    metrics = ", ".join(metric.name for metric in scorer.metrics)
     total = len(wanted) * len(contest.entries)
-    return f"scorer {scorer.name}: {metrics}; {done} of {total} pictures scored; {scorer.source}"
+    return f"scorer {scorer.asked}: {done} of {total} pictures scored"
 
 
 def _memory_line(contest: Contest) -> str:

@@ -74,11 +74,11 @@ def parse_entries(specs: Sequence[str]) -> tuple[Entry, ...]:
     entries = tuple(parse_entry(spec) for spec in specs)
     seen: dict[str, str] = {}
     for entry, spec in zip(entries, specs, strict=True):
-        other = seen.setdefault(entry.name.casefold(), spec)
-        if other is not spec:
+        if (key := entry.name.casefold()) in seen:
             raise ValueError(
-                f"--model: {other} and {spec} are both called {entry.name!r}; name one: NAME={spec.split('=')[-1]}"
+                f"--model: {seen[key]} and {spec} are both called {entry.name!r}; name one: NAME={spec.split('=')[-1]}"
             )
+        seen[key] = spec
     return entries
 
 

@@ -19,7 +19,6 @@ from .evaluated import (
     REFERENCES,
     Asked,
     Evaluation,
-    Measured,
     read_evaluation,
     scores_file,
     write_evaluation,
@@ -29,6 +28,7 @@ from .pictures import missing_pictures
 from .plan import Contest, check_pictures, question_digests
 from .records import SCORES, gather_scores
 from .shown import Shown, segmenter_of
+from .sources import check_scorers, kept_measures
 
 logger = logging.getLogger("divrl")
 
@@ -47,11 +47,12 @@ def check_folder(contest: Contest, output: Path) -> dict[str, MadeWith]:
     _check_evaluation(contest, output)
     made = check_pictures(contest, output, digests)
     check_made(output / SCORES, _scored_with(contest, made), kind="*.jsonl")
+    check_scorers(output, contest.scorers)
     return made
 
 
 def evaluation_of(contest: Contest, output: Path) -> Evaluation:
-    """The evaluation as its file tells it, without values."""
+    """The evaluation as its file tells it, without values; of the scorers those that were loaded before."""
     settings = contest.settings
     shown = Shown(contest.benchmark, contest.base.size_px, output, segmenter_of(settings.segmenter))
     return Evaluation(
@@ -65,11 +66,7 @@ def evaluation_of(contest: Contest, output: Path) -> Evaluation:
         masks=shown.mask_words,
         questions=_asked(contest),
         models=contest.models,
-        measured=tuple(
-            Measured(metric=metric, source=scorer.source)
-            for scorer in contest.scorers
-            for metric in scorer.metrics
-        ),
+        measured=kept_measures(output, contest.scorers),
         values={},
     )
 
@@ -120,11 +117,8 @@ def _check_evaluation(contest: Contest, output: Path) -> None:
 
 
 def _scored_with(contest: Contest, made: Mapping[str, MadeWith]) -> MadeWith:
-    """What the scores follow from: pictures, scorers, masks."""
+    """What the scores follow from beside the scorers: pictures and masks."""
     items = {}
-    for scorer in contest.scorers:
-        metrics = ", ".join(metric.name for metric in scorer.metrics)
-        items[f"scorer {scorer.name}"] = f"{scorer.source}: {metrics}"
     for name, now in made.items():
         items[f"model {name}"] = hashed(now.parts)["hash"]
         items |= {f"picture {name}/{item}": digest for item, digest in now.items.items()}

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from ...config import to_mapping
 from ...models.model_names import POCKET
-from ..benchmarks.base import Benchmark, PictureName
+from ..benchmarks.base import Benchmark, PictureName, Question
+from ..metrics.base import Scorer
 from .entries import parse_entries
 from .plan import Contest, checked_contest
 from .settings import ContestSettings
+from .sources import ScorerSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +33,8 @@ class Words:
 
 def open_contest(words: Words, settings: ContestSettings) -> Contest:
     """Open and check everything; no model is read. Raises ValueError or FileNotFoundError with all that is wrong."""
-    from ..benchmarks.opening import open_benchmark  # type: ignore[import-not-found]
-    from ..metrics.registry import open_scorers  # type: ignore[import-not-found]
+    from ..benchmarks.opening import open_benchmark  # type: ignore[import-not-found,unused-ignore]
+    from ..metrics import registry  # type: ignore[attr-defined,unused-ignore]
 
     entries = parse_entries(words.models)
     is_pocket = words.benchmark.partition(":")[0] == POCKET  # its masks are exact
@@ -38,12 +45,42 @@ def open_contest(words: Words, settings: ContestSettings) -> Contest:
         segmenter=None if is_pocket else settings.segmenter,
         seed=settings.seed,
     )
-    scorers = open_scorers(words.metrics, backbone=settings.backbone)
-    return checked_contest(settings, benchmark, entries, scorers, finished=_finished)
+    references = benchmark.references
+    choices = [registry.read_choice(text) for text in words.metrics] or registry.default_choices(references)
+    is_part = words.references is not None or words.prompts is not None
+    return checked_contest(
+        settings,
+        benchmark,
+        entries,
+        [_waiting(choice, settings, benchmark) for choice in choices],
+        finished=lambda folder, questions, each: _finished(folder, questions, each, is_part=is_part),
+        problems=registry.check(choices, backbone=settings.backbone, references=references),
+    )
 
 
-def _finished(folder: Path, benchmark: Benchmark) -> Mapping[PictureName, Path]:
-    from ..benchmarks.finished import finished_pictures  # type: ignore[import-not-found]
+def _waiting(choice: Any, settings: ContestSettings, benchmark: Benchmark) -> ScorerSource:
+    """The scorer of a registry's choice, to be loaded when its turn comes."""
+    from ..metrics import registry  # type: ignore[attr-defined,unused-ignore]
 
-    found: Mapping[PictureName, Path] = finished_pictures(folder, benchmark)
+    def load(device: torch.device) -> Scorer:
+        references = benchmark.references
+        scorer: Scorer = registry.load_scorer(
+            choice, backbone=settings.backbone, references=references, device=str(device)
+        )
+        return scorer
+
+    asked = choice.name if choice.path is None else f"{choice.name}={choice.path}"
+    if choice.name == registry.BACKBONE:
+        asked = f"{asked}: {json.dumps(to_mapping(settings.backbone), sort_keys=True)}"
+    return ScorerSource(name=choice.name, asked=asked, load=load)
+
+
+def _finished(
+    folder: Path, questions: Sequence[Question], pictures_each: int, *, is_part: bool
+) -> Mapping[PictureName, Path]:
+    from ..benchmarks.finished import find_finished  # type: ignore[import-not-found,unused-ignore]
+
+    found: Mapping[PictureName, Path] = find_finished(
+        folder, questions, pictures_each=pictures_each, is_part=is_part
+    ).pictures
     return found

@@ -17,9 +17,9 @@ from ...models.features.base import BackboneSettings, backbone_class
 from ...models.segmentation.files import segmenter_problems
 from ...settings import to_mapping
 from ...training.backbone_checks import backbone_problems
-from ...training.pictures import decode_picture
 from ...training.preflight import raise_problems
-from ..benchmarks.base import Benchmark, PictureName, names_of
+from ...training.references import DataProblems
+from ..benchmarks.base import Benchmark, PictureName, Question, names_of
 from .base import Asking, Base, find_base, trained_on
 from .entries import Entry
 from .evaluated import PICTURES, Model
@@ -28,8 +28,8 @@ from .settings import STREAM, ContestSettings
 from .sources import ScorerSource
 
 VERSION = 1  # of how pictures are made: raise it when that changes, and old ones are refused
-Finished = Callable[[Path, Benchmark], Mapping[PictureName, Path]]
-"""The pictures of another system in a folder: `benchmarks.finished.finished_pictures`."""
+Finished = Callable[[Path, Sequence[Question], int], Mapping[PictureName, Path]]
+"""The finished pictures in a folder, so many of each question; raises for missing, unreadable or strange ones."""
 
 
 @dataclass(frozen=True)
@@ -117,24 +117,28 @@ def checked_contest(
     scorers: Sequence[ScorerSource],
     *,
     finished: Finished,
+    problems: Sequence[str] = (),
 ) -> Contest:
-    """Check everything that can be known before a model is read, and decode every finished picture once.
+    """Check everything that can be known before a model is read.
 
-    `finished` is asked for the pictures of entries that name a folder. Raises ValueError or FileNotFoundError with all
-    that is wrong, each in a line.
+    `finished` is asked for the pictures of entries that name a folder. `problems`: what was found before.
+
+    Raises ValueError or FileNotFoundError with all that is wrong, each in a line.
     """
     base, asked = find_base(settings, entries)
-    problems = [*_question_problems(benchmark), *backbone_problems(settings.backbone)]
+    found = [*problems, *_question_problems(benchmark), *backbone_problems(settings.backbone)]
     if settings.segmenter is not None:
-        problems += segmenter_problems(settings.segmenter)
-    problems += [f"--metrics {scorer.name}: {line}" for scorer in scorers for line in scorer.problems()]
-    names = names_of(benchmark.questions, settings.pictures_each)
+        found += segmenter_problems(settings.segmenter)
     files = {}
     for entry in entries:
         if entry.finished is not None:
-            files[entry.name] = finished(entry.finished, benchmark)
-            problems += _finished_problems(entry, files[entry.name], names)
-    raise_problems(problems)
+            try:
+                files[entry.name] = finished(entry.finished, benchmark.questions, settings.pictures_each)
+            except DataProblems as error:
+                found += [f"--model {entry.name}: {line}" for line in error.lines]
+            except (ValueError, OSError) as error:
+                found.append(f"--model {entry.name}: {error}")
+    raise_problems(found)
     return Contest(settings, benchmark, tuple(entries), tuple(scorers), base, asked, files)
 
 
@@ -188,26 +192,6 @@ def _question_problems(benchmark: Benchmark) -> list[str]:
         if place in seen:
             problems.append(f"{question.reference_id}: has two questions of number {question.number}")
         seen.add(place)
-    return problems
-
-
-def _finished_problems(
-    entry: Entry, files: Mapping[PictureName, Path], names: Sequence[PictureName]
-) -> list[str]:
-    """Pictures that are missing, the first of them named, and every one that cannot be read."""
-    missing = [name for name in names if name not in files]
-    problems = []
-    if missing:
-        more = f" and {len(missing) - 1} more of {len(names)}" if len(missing) > 1 else ""
-        problems.append(
-            f"--model {entry.name}: {entry.finished} has no picture {missing[0].file.as_posix()}{more}"
-        )
-    for name in names:
-        if name in files:
-            try:
-                decode_picture(files[name])
-            except ValueError as error:
-                problems.append(f"--model {entry.name}: {files[name]}: {error}")
     return problems
 
 

@@ -92,9 +92,9 @@ def gather_scores(path: Path) -> None:
 
 
 def merged(rows: Sequence[ScoreRow]) -> dict[Place, dict[str, float]]:
-    """All scorers' values of every place."""
+    """All scorers' values of every place that has any; a row may be empty, which says that nothing is to be had."""
     values: dict[Place, dict[str, float]] = {}
-    for row in rows:
+    for row in (row for row in rows if row.values):
         values.setdefault(row.place, {}).update(row.values)
     return values
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from ...training.model_masks import make_masks
 from ...training.processes import Processes
 from ..benchmarks.base import PictureName
-from .evaluated import Evaluation, read_evaluation, scores_file
+from .evaluated import Evaluation, read_evaluation, scores_file, write_evaluation
 from .finished_entries import take_over
-from .folder import begin_folder
+from .folder import begin_folder, evaluation_of
 from .pictures import CACHE, OnPicture, Studio
 from .plan import Contest
 from .records import gather_scores
@@ -70,7 +70,12 @@ def evaluate_models(
         pictures_each=contest.settings.pictures_each,
         processes=processes,
     )
-    scoring.score(contest.scorers, hooks.on_scored)
+
+    def on_loaded(scorer: str) -> None:
+        if processes.is_main:
+            write_evaluation(evaluation_of(contest, output))
+
+    scoring.score(contest.scorers, hooks.on_scored, on_loaded)
     processes.wait()
     return processes.from_main(lambda: _written(contest, output, write))
 
@@ -99,6 +104,7 @@ def _make_pictures(
 def _written(contest: Contest, output: Path, write: Write | None) -> Evaluation:
     for entry in contest.entries:
         gather_scores(scores_file(output, entry.name))
+    write_evaluation(evaluation_of(contest, output))
     evaluation = read_evaluation(output)
     if write is not None and (page := write(evaluation)) is not None:
         logger.info("wrote %s", page)

@@ -18,14 +18,16 @@ from tqdm import tqdm
 
 from ...training.processes import Processes
 from ..benchmarks.base import Question
-from ..metrics.base import Scorer, Shot, Values
+from ..metrics.base import Metric, Scorer, Shot, Values
 from .evaluated import scores_file
 from .records import Place, ScoreRow, append_scores, part_file, read_all_scores
 from .shown import Shown
-from .sources import ScorerSource
+from .sources import ScorerSource, keep_scorer
 
 OnScored = Callable[[str, str, str], None]
 """Told a scorer's, a model's and a reference's name when the scores are on the disk; may raise to stop."""
+OnLoaded = Callable[[str], None]
+"""Told a scorer's name when it is loaded, and what it is has been kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +39,25 @@ class Scoring:
     pictures_each: int
     processes: Processes
 
-    def score(self, sources: Sequence[ScorerSource], on_scored: OnScored = lambda *names: None) -> None:
+    def score(
+        self,
+        sources: Sequence[ScorerSource],
+        on_scored: OnScored = lambda scorer, model, reference_id: None,
+        on_loaded: OnLoaded = lambda scorer: None,
+    ) -> None:
         """Score what is not scored yet. A scorer that has nothing to do is not loaded.
 
-        Raises ValueError where a scorer gives other metrics or numbers of values than it promised.
+        Raises ValueError where a scorer gives metrics that it does not have or another number of values, and where the
+        folder's scores are of another network.
         """
         for source in sources:
-            todo = self.missing(source)
-            if todo:
-                self._with_scorer(source, todo, on_scored)
+            if todo := self.missing(source):
+                scorer = source.load(self.processes.device)
+                keep_scorer(self.shown.output, source, scorer)
+                on_loaded(source.name)
+                self._score(source.name, scorer, todo, on_scored)
+                del scorer
+                _free(self.processes.device)
 
     def missing(self, source: ScorerSource) -> dict[str, dict[str, list[Question]]]:
         """This process's unscored questions: reference id -> model -> questions."""
@@ -55,29 +67,26 @@ class Scoring:
         by_reference = self._questions
         for reference_id in own:
             models = {
-                model: [q for q in by_reference[reference_id] if not self._places(q, source) <= done[model]]
+                model: [q for q in by_reference[reference_id] if not self._places(q) <= done[model]]
                 for model in self.models
             }
             if left := {model: questions for model, questions in models.items() if questions}:
                 found[reference_id] = left
         return found
 
-    def _with_scorer(
-        self, source: ScorerSource, todo: Mapping[str, Mapping[str, list[Question]]], on_scored: OnScored
+    def _score(
+        self, name: str, scorer: Scorer, todo: Mapping[str, Mapping[str, list[Question]]], on_scored: OnScored
     ) -> None:
-        scorer = source.load(self.processes.device)
-        progress = tqdm(todo.items(), desc=source.name, unit="reference", disable=not self.processes.is_main)
+        progress = tqdm(todo.items(), desc=name, unit="reference", disable=not self.processes.is_main)
         for reference_id, models in progress:
             prepared = scorer.prepare(self.shown.subject(reference_id))
             for model, questions in models.items():
-                rows = self._rows(scorer, model, questions, prepared)
+                rows = self._rows(name, scorer, model, questions, prepared)
                 append_scores(part_file(self._file(model), self.processes.index), rows)
-                on_scored(source.name, model, reference_id)
-        del scorer
-        _free(self.processes.device)
+                on_scored(name, model, reference_id)
 
     def _rows(
-        self, scorer: Scorer, model: str, questions: Sequence[Question], prepared: object
+        self, name: str, scorer: Scorer, model: str, questions: Sequence[Question], prepared: object
     ) -> list[ScoreRow]:
         shots = [
             shot for question in questions for shot in self.shown.shots(model, question, self.pictures_each)
@@ -85,9 +94,9 @@ class Scoring:
         with torch.no_grad():
             values = scorer.score(shots, prepared)
         try:
-            return list(rows_of(scorer, questions, shots, values))
+            return list(rows_of(name, scorer.metrics, questions, shots, values))
         except ValueError as error:
-            raise ValueError(f"{scorer.name}, {model}, {questions[0].reference_id}: {error}") from error
+            raise ValueError(f"{name}, {model}, {questions[0].reference_id}: {error}") from error
 
     @property
     def _questions(self) -> dict[str, list[Question]]:
@@ -96,10 +105,9 @@ class Scoring:
             found.setdefault(question.reference_id, []).append(question)
         return found
 
-    def _places(self, question: Question, source: ScorerSource) -> set[Place]:
+    def _places(self, question: Question) -> set[Place]:
         """The places that have a row once a question is scored."""
-        sets = [None] if any(metric.of_sets for metric in source.metrics) else []
-        return {_place(question, k) for k in (*range(self.pictures_each), *sets)}
+        return {_place(question, k) for k in (*range(self.pictures_each), None)}
 
     def _done(self, model: str, scorer: str) -> set[Place]:
         rows = read_all_scores(self._file(model))
@@ -110,26 +118,29 @@ class Scoring:
 
 
 def rows_of(
-    scorer: Scorer, questions: Sequence[Question], shots: Sequence[Shot], values: Values
+    name: str,
+    metrics: Sequence[Metric],
+    questions: Sequence[Question],
+    shots: Sequence[Shot],
+    values: Values,
 ) -> Iterator[ScoreRow]:
-    """A scorer's answer as rows: one a picture, and where it gives metrics of sets one a question.
+    """A scorer's answer as rows: one a picture and one a question, for its set.
 
-    A metric that it left out is in no row. A picture has its row also where only sets are measured: so more pictures
-    of a question are seen to be missing, and it is scored again as a whole.
+    A metric that it left out is in no row. There is a row also where it has nothing to say: so what is scored is known
+    without the scorer, and with more pictures of a question its set is measured again.
 
     Raises ValueError for a metric that it does not have, a wrong number of values, or an infinite one.
     """
-    of_sets = {metric.name: metric.of_sets for metric in scorer.metrics}
+    of_sets = {metric.name: metric.of_sets for metric in metrics}
     columns = {
-        name: _column(name, found.tolist(), of_sets, questions, shots) for name, found in values.items()
+        metric: _column(metric, found.tolist(), of_sets, questions, shots) for metric, found in values.items()
     }
     for row, shot in enumerate(shots):
-        single = {name: column[row] for name, column in columns.items() if not of_sets[name]}
-        yield ScoreRow(place=_place(shot.question, shot.k), scorer=scorer.name, values=single)
-    if any(of_sets.values()):
-        for row, question in enumerate(questions):
-            whole = {name: column[row] for name, column in columns.items() if of_sets[name]}
-            yield ScoreRow(place=_place(question, None), scorer=scorer.name, values=whole)
+        single = {metric: column[row] for metric, column in columns.items() if not of_sets[metric]}
+        yield ScoreRow(place=_place(shot.question, shot.k), scorer=name, values=single)
+    for row, question in enumerate(questions):
+        whole = {metric: column[row] for metric, column in columns.items() if of_sets[metric]}
+        yield ScoreRow(place=_place(question, None), scorer=name, values=whole)
 
 
 def _column(

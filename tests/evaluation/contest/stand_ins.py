@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from divrl_core.evaluation.benchmarks.base import Benchmark, PictureName, Question
+from divrl_core.evaluation.benchmarks.base import Benchmark, PictureName, Question, names_of
 from divrl_core.evaluation.contest.entries import parse_entries
 from divrl_core.evaluation.contest.plan import Contest, checked_contest
 from divrl_core.evaluation.contest.run import Hooks, evaluate_models
 from divrl_core.evaluation.contest.settings import ContestSettings
-from divrl_core.evaluation.contest.sources import Waiting
+from divrl_core.evaluation.contest.sources import ScorerSource
 from divrl_core.evaluation.metrics.base import Metric, Shot, Subject, Values
 from divrl_core.models.features.lite0 import Lite0Backbone
 from divrl_core.models.flux import FluxAdapter
 from divrl_core.models.lora import add_lora, lora_state
 from divrl_core.models.lora_export import export_lora
 from divrl_core.selection.judge import Judge
-from divrl_core.training.pictures import picture_tensor
+from divrl_core.training.pictures import decode_picture, picture_tensor
 from divrl_core.training.processes import Processes
 from divrl_core.training.references import ReferenceSet
 from divrl_core.training.start import join_processes
@@ -89,8 +89,8 @@ class Counted:
         spread = [float(np.std(values)) for values in sets.values()]
         return {"brightness": torch.tensor(light), "spread": torch.tensor(spread)}
 
-    def waiting(self) -> Waiting:
-        return Waiting(name=self.name, source=self.source, metrics=self.metrics, make=lambda device: self)
+    def waiting(self) -> ScorerSource:
+        return ScorerSource(name=self.name, asked=self.name, load=lambda device: self)
 
 
 class Lite0Scorer:
@@ -115,27 +115,30 @@ class Lite0Scorer:
         return {"vsm": found.vsm, "nssm": found.nssm}
 
 
-def lite0() -> Waiting:
-    return Waiting(
-        name="lite0", source="lite0", metrics=Lite0Scorer.metrics, make=lambda device: Lite0Scorer()
-    )
+def lite0() -> ScorerSource:
+    return ScorerSource(name="lite0", asked="lite0", load=lambda device: Lite0Scorer())
 
 
-def nothing_finished(folder: Path, benchmark: Benchmark) -> Mapping[PictureName, Path]:
-    """Pictures named as an evaluation lays them out."""
-    names = (
-        PictureName(reference_id=question.reference_id, number=question.number, k=k)
-        for question in benchmark.questions
-        for k in range(9)
-    )
-    return {name: folder / name.file for name in names if (folder / name.file).is_file()}
+def finished_pictures(
+    folder: Path, questions: Sequence[Question], pictures_each: int
+) -> Mapping[PictureName, Path]:
+    """Pictures named as an evaluation lays them out, each decoded once."""
+    found = {name: folder / name.file for name in names_of(questions, pictures_each)}
+    for name, path in found.items():
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {name.file.as_posix()}")
+        try:
+            decode_picture(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return found
 
 
 def contest_of(
     pipeline: Path,
     *models: str,
     benchmark: Benchmark | None = None,
-    scorers: Sequence[Waiting] = (),
+    scorers: Sequence[ScorerSource] = (),
     **settings: Any,
 ) -> Contest:
     given = {"base": str(pipeline), "pictures_each": 2, "steps": 2, "size_px": 32, **settings}
@@ -144,7 +147,7 @@ def contest_of(
         benchmark or toys(),
         parse_entries(models or ("base",)),
         scorers,
-        finished=nothing_finished,
+        finished=finished_pictures,
     )
 
 

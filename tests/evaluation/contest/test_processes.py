@@ -83,4 +83,5 @@ def test_two_processes_make_and_score_the_same_as_one(
         "base.jsonl",
         "best-of-2.jsonl",
         "made_with.json",
+        "scorers",
     ]

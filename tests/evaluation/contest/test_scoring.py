@@ -98,14 +98,14 @@ def test_values_that_do_not_belong_to_the_pictures_are_refused_by_name(tmp_path:
     picture = Shown(benchmark, 16, tmp_path).subject("ant").picture
     shots = [Shot(picture=picture, question=question, k=0) for question in questions]
     good = {"brightness": torch.zeros(2), "spread": torch.zeros(2)}
-    assert len(list(rows_of(scorer, questions, shots, good))) == 4
+    assert len(list(rows_of(scorer.name, scorer.metrics, questions, shots, good))) == 4
     for name, values, words in (
         ("beauty", torch.zeros(2), "gave beauty, which is none of its metrics"),
         ("spread", torch.zeros(3), "3 values of spread for 2"),
         ("brightness", torch.tensor([0.0, math.inf]), "brightness of a picture is infinite"),
     ):
         with pytest.raises(ValueError, match=words):
-            list(rows_of(scorer, questions, shots, {**good, name: values}))
+            list(rows_of(scorer.name, scorer.metrics, questions, shots, {**good, name: values}))
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
@@ -134,9 +134,15 @@ def test_rows_of_further_processes_are_read_and_gathered(tiny_pipeline: Path, tm
 
 def test_another_scorer_under_the_same_name_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
     hold(contest_of(tiny_pipeline, scorers=[Counted().waiting()]), tmp_path)
-    other = replace(Counted().waiting(), source="other pixels")
-    with pytest.raises(ValueError, match="a different scorer light"):
-        hold(contest_of(tiny_pipeline, scorers=[other]), tmp_path)
+    for other, words in (
+        (
+            replace(Counted().waiting(), asked="light=folder"),
+            "light was asked for as light, here as light=folder",
+        ),
+        (Counted(source="other pixels").waiting(), "light was measured with pixels, here with other pixels"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            hold(contest_of(tiny_pipeline, scorers=[other], pictures_each=3), tmp_path)
 
 
 def test_the_pocket_world_is_measured_by_a_network(tmp_path: Path) -> None:
