@@ -78,7 +78,6 @@ GO_ON = "the same command"
     help="Processes that share pictures and scoring, one a GPU; pictures do not depend on how many.",
 )
 @output_folder("runs/evaluation", "The evaluation's folder; what is there of the same settings is kept.")
-@flag("--blind", "Also write a page on which people judge pictures without seeing whose they are.")
 @flag("--dry-run", "Check every input, tell what would be done and what is there; load and write nothing.")
 def evaluate(
     benchmark: str,
@@ -100,7 +99,6 @@ def evaluate(
     segmenter: SegmenterConfig | None,
     processes: int,
     output: Path,
-    blind: bool,
     dry_run: bool,
 ) -> None:
     """Compare models on a benchmark: each makes the same pictures, each picture is measured alike.

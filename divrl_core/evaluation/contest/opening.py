@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,8 @@ def _waiting(choice: Any, settings: ContestSettings, benchmark: Benchmark) -> Sc
 
     asked = choice.name if choice.path is None else f"{choice.name}={choice.path}"
     if choice.name == registry.BACKBONE:
-        asked = f"{asked}: {json.dumps(to_mapping(settings.backbone), sort_keys=True)}"
+        given = {key: value for key, value in to_mapping(settings.backbone).items() if value is not None}
+        asked = f"{asked} ({', '.join(f'{key} {value}' for key, value in sorted(given.items()))})"
     return ScorerSource(name=choice.name, asked=asked, load=load)
 
 

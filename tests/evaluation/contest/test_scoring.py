@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from divrl_core.config import SegmenterConfig
 from divrl_core.evaluation.benchmarks.base import Benchmark, names_of
 from divrl_core.evaluation.comparison import write_picture
 from divrl_core.evaluation.contest.evaluated import PICTURES, read_evaluation, scores_file
@@ -17,6 +18,7 @@ from divrl_core.evaluation.contest.scoring import Scoring, rows_of
 from divrl_core.evaluation.contest.shown import Shown
 from divrl_core.evaluation.metrics.base import Shot
 from divrl_core.pocket.references import PocketReferences
+from tests.models.small_segmenters import segformer
 
 from .stand_ins import Counted, alone, benchmark_of, contest_of, hold, lite0, toys
 
@@ -157,3 +159,17 @@ def test_the_pocket_world_is_measured_by_a_network(tmp_path: Path) -> None:
     assert len(values) == 8 and all(0 <= found["vsm"] <= 1 for found in values.values())
     assert evaluation.cutoff == 0.6 and evaluation.measured[0].metric.name == "vsm"
     assert evaluation.reference(evaluation.questions[0].reference_id).is_file()
+
+
+def test_pictures_have_masks_where_a_segmenter_finds_the_subject(tiny_pipeline: Path, tmp_path: Path) -> None:
+    plain, found, lost = Counted(), Counted(), Counted()
+    hold(contest_of(tiny_pipeline, scorers=[plain.waiting()]), tmp_path / "plain")
+    for scorer, answer, name in ((found, 1, "found"), (lost, 0, "lost")):
+        segmenter = SegmenterConfig(model=str(segformer(tmp_path / f"model-{name}", answer=answer)))
+        hold(contest_of(tiny_pipeline, scorers=[scorer.waiting()], segmenter=segmenter), tmp_path / name)
+    assert (any(plain.masked), all(found.masked), any(lost.masked)) == (False, True, False)
+    assert len(found.masked) == 8
+    assert read_evaluation(tmp_path / "plain").masks == "the references' files, none of the pictures"
+    assert "the pictures' by" in read_evaluation(tmp_path / "found").masks
+    with pytest.raises(ValueError, match="was made with masks"):
+        hold(contest_of(tiny_pipeline, scorers=[plain.waiting()]), tmp_path / "found")
