@@ -77,6 +77,7 @@ class Studio:
             with self._as_entry(policy, entry) as model:
                 make = Making(self, entry, model, encoded, chooser)
                 make.pictures(missing[entry.name], on_picture)
+            self.processes.wait()  # model by model, so that none gets an hour ahead of another
 
     @contextmanager
     def _as_entry(self, policy: Policy, entry: Entry) -> Iterator[Policy]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...training.model_masks import make_masks
-from ...training.processes import Processes
+from ...training.model_masks import free_memory, make_masks
+from ...training.processes import Processes, as_lost_process
 from ..benchmarks.base import PictureName
 from .evaluated import Evaluation, read_evaluation, scores_file, write_evaluation
 from .finished_entries import take_over
@@ -54,29 +54,25 @@ def evaluate_models(
         write: writes tables and pages; called once, by the main process.
 
     Raises ValueError before any picture is made where a reference cannot be read, or the folder holds the pictures or
-    scores of other settings, naming what differs.
+    scores of other settings, naming what differs; LostProcess where another process is gone.
     """
-    hooks = hooks or Hooks()
+    try:
+        return _held(contest, output, processes, write, hooks or Hooks())
+    except RuntimeError as error:
+        if (lost := as_lost_process(error)) is None:
+            raise
+        raise lost from error
+
+
+def _held(
+    contest: Contest, output: Path, processes: Processes, write: Write | None, hooks: Hooks
+) -> Evaluation:
     references, size_px = contest.benchmark.references, contest.base.size_px
     make_masks([(references, contest.benchmark.reference_ids)], output / CACHE, processes, size_px=size_px)
     missing = processes.from_main(lambda: begin_folder(contest, output))
     _make_pictures(contest, output, processes, missing, hooks)
     processes.wait()
-    shown = Shown(contest.benchmark, size_px, output, segmenter_of(contest.settings.segmenter))
-    shown.make_masks([entry.name for entry in contest.entries], contest.names, output / CACHE, processes)
-    scoring = Scoring(
-        shown=shown,
-        models=[entry.name for entry in contest.entries],
-        pictures_each=contest.settings.pictures_each,
-        processes=processes,
-    )
-
-    def on_loaded(scorer: str) -> None:
-        if processes.is_main:
-            write_evaluation(evaluation_of(contest, output))
-
-    scoring.score(contest.scorers, hooks.on_scored, on_loaded)
-    processes.wait()
+    _score_pictures(contest, output, processes, hooks)
     return processes.from_main(lambda: _written(contest, output, write))
 
 
@@ -99,6 +95,25 @@ def _make_pictures(
         processes=processes,
     )
     studio.make(contest.made, missing, hooks.on_picture)
+    free_memory(processes.device)
+
+
+def _score_pictures(contest: Contest, output: Path, processes: Processes, hooks: Hooks) -> None:
+    size_px = contest.base.size_px
+    shown = Shown(contest.benchmark, size_px, output, segmenter_of(contest.settings.segmenter))
+    shown.make_masks([entry.name for entry in contest.entries], contest.names, output / CACHE, processes)
+    scoring = Scoring(
+        shown=shown,
+        models=[entry.name for entry in contest.entries],
+        pictures_each=contest.settings.pictures_each,
+        processes=processes,
+    )
+
+    def on_loaded(scorer: str) -> None:
+        if processes.is_main:
+            write_evaluation(evaluation_of(contest, output))
+
+    scoring.score(contest.scorers, hooks.on_scored, on_loaded)
 
 
 def _written(contest: Contest, output: Path, write: Write | None) -> Evaluation:

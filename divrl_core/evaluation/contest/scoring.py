@@ -7,7 +7,6 @@ reference and writes files of its own (`records.part_file`), which the next star
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ...training.model_masks import free_memory
 from ...training.processes import Processes
 from ..benchmarks.base import Question
 from ..metrics.base import Metric, Scorer, Shot, Values
@@ -57,7 +57,8 @@ class Scoring:
                 on_loaded(source.name)
                 self._score(source.name, scorer, todo, on_scored)
                 del scorer
-                _free(self.processes.device)
+                free_memory(self.processes.device)
+            self.processes.wait()
 
     def missing(self, source: ScorerSource) -> dict[str, dict[str, list[Question]]]:
         """This process's unscored questions: reference id -> model -> questions."""
@@ -162,9 +163,3 @@ def _column(
 
 def _place(question: Question, k: int | None) -> Place:
     return Place(reference_id=question.reference_id, number=question.number, k=k)
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()  # transformers' modules refer to themselves
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from divrl_core.evaluation.benchmarks.base import PictureName
+from divrl_core.evaluation.benchmarks.base import PictureName, names_of
+from divrl_core.evaluation.contest.evaluated import read_evaluation
 from divrl_core.evaluation.contest.pictures import Studio
+from divrl_core.evaluation.contest.records import Place
 
-from .stand_ins import alone, contest_of, hold, pictures_in, pixels, random_lora, times_in, toys
+from .stand_ins import Counted, alone, contest_of, hold, pictures_in, pixels, random_lora, times_in, toys
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,21 @@ def test_finished_pictures_lie_beside_the_others(tiny_pipeline: Path, tmp_path: 
     (other / "ant/0_1.png").write_bytes((other / "ant/0_0.png").read_bytes())
     with pytest.raises(ValueError, match=r"a different ant/0_1\.png"):
         hold(contest_of(tiny_pipeline, "base", f"other={other}"), tmp_path / "second")
+
+
+def test_an_evaluation_of_other_systems_alone_needs_no_model(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    for number, name in enumerate(names_of(toys().questions, 2)):
+        (theirs / name.file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("P", (20, 30), number).save(theirs / name.file)
+    scorer = Counted()
+    contest = contest_of(Path("unused"), str(theirs), base=None, size_px=None, scorers=[scorer.waiting()])
+    hold(contest, tmp_path / "out")
+    evaluation = read_evaluation(tmp_path / "out")
+    assert len(scorer.scored) == 8 and evaluation.models[0].evaluations is None
+    place = Place(reference_id="bee", number=1, k=1)
+    with Image.open(evaluation.picture("theirs", place)) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (20, 30))
 
 
 def test_the_layout_is_each_models_own(tiny_pipeline: Path, tmp_path: Path) -> None:
