@@ -16,7 +16,7 @@ from typing import Any
 
 from ...training.files import write_atomic_json
 from ..metrics.base import Metric
-from .records import SCORES, Place, merged, read_scores
+from .records import SCORES, Place, merged, read_all_scores
 
 FILE, PICTURES, REFERENCES = "evaluation.json", "pictures", "references"
 
@@ -119,7 +119,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             questions=tuple(Asked(**question) for question in content["questions"]),
             models=models,
             measured=tuple(_measured(metric) for metric in content["metrics"]),
-            values={model.name: merged(read_scores(scores_file(folder, model.name))) for model in models},
+            values={model.name: merged(read_all_scores(scores_file(folder, model.name))) for model in models},
             **{name: content[name] for name in _PLAIN},
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:

@@ -2,12 +2,15 @@
 
 OUTPUT/scores/MODEL.jsonl   {"reference": "fox", "number": 0, "k": 2, "scorer": "clip", "values": {"clip_t": 0.31}}
 
+OUTPUT/scores/MODEL~1.jsonl the same, of a second process while it runs; the next start gathers it into MODEL.jsonl
+
 k is null for the values of a whole question's pictures. A last line cut off by a kill is left out and its picture is
 scored again; of two lines for the same picture and scorer the later holds. NaN (undefined) is null.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 SCORES = "scores"
+PART = "~"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -69,12 +73,36 @@ def append_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
         os.fsync(stream.fileno())
 
 
+def part_file(path: Path, process: int) -> Path:
+    """The file that process `process` of several appends to; the first one's is the model's own."""
+    return path if process == 0 else path.with_name(f"{path.stem}{PART}{process}{path.suffix}")
+
+
+def read_all_scores(path: Path) -> tuple[ScoreRow, ...]:
+    """The rows of a model's file and of its parts, whose rows are the later ones. Raises as `read_scores`."""
+    rows = [row for file in (path, *_parts(path)) for row in read_scores(file)]
+    return tuple({(row.place, row.scorer): row for row in rows}.values())
+
+
+def gather_scores(path: Path) -> None:
+    """Move the rows of a model's parts into its own file; nobody may be writing to them."""
+    for part in _parts(path):
+        append_scores(path, read_scores(part))
+        part.unlink()
+
+
 def merged(rows: Sequence[ScoreRow]) -> dict[Place, dict[str, float]]:
-    """All scorers' values of every place."""
+    """All scorers' values of every place that has any; a row may be empty, which says that nothing is to be had."""
     values: dict[Place, dict[str, float]] = {}
-    for row in rows:
+    for row in (row for row in rows if row.values):
         values.setdefault(row.place, {}).update(row.values)
     return values
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of further processes, in their order. No model's name has the sign that sets them apart."""
+    found = path.parent.glob(f"{glob.escape(path.stem)}{PART}*{path.suffix}")
+    return sorted(found, key=lambda part: int(part.stem.rpartition(PART)[2]))
 
 
 def _row(found: Mapping[str, Any]) -> ScoreRow:
