@@ -1,7 +1,7 @@
 """Evaluations on disk whose truth is known: pictures drawn by PIL, scores drawn from a seed.
 
-`better` lies .1 above `base` on CLIP-T, `alike` has the same mean and other noise, `trained` was rewarded by VSM and has
-more of it. One question of each reference asks for a style.
+`better` lies .1 above `base` on CLIP-T, `alike` has the same mean and other noise, `trained` was rewarded by VSM
+and has more of it. One question of each reference asks for a style.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def rows_of(evaluation: Evaluation, model: str, seed: int) -> list[ScoreRow]:
     """Scores with an effect of the reference, shared by all models, and noise of each picture's own."""
     levels = LEVELS.get(model, LEVELS["base"])
     shared = np.random.default_rng(seed)
-    effects = {one: shared.normal(0, 0.05) for one in dict.fromkeys(q.reference_id for q in evaluation.questions)}
+    effects = {
+        one: shared.normal(0, 0.05) for one in dict.fromkeys(q.reference_id for q in evaluation.questions)
+    }
     noise = np.random.default_rng((seed, *model.encode()))
     rows = []
     for question in evaluation.questions:
@@ -131,7 +133,9 @@ def rows_of(evaluation: Evaluation, model: str, seed: int) -> list[ScoreRow]:
     return rows
 
 
-def with_values(evaluation: Evaluation, values: Mapping[str, Mapping[Place, Mapping[str, float]]]) -> Evaluation:
+def with_values(
+    evaluation: Evaluation, values: Mapping[str, Mapping[Place, Mapping[str, float]]]
+) -> Evaluation:
     """The same evaluation with other values, by model; those not named stay."""
     return replace(evaluation, values={**evaluation.values, **values})
 
@@ -156,7 +160,10 @@ def figure(size_px: int, hue: float, turn: float, ground: float) -> Image.Image:
     """Four limbs about a body."""
     picture = Image.new("HSV", (size_px, size_px), (round(ground % 256), 60, 190)).convert("RGB")
     draw = ImageDraw.Draw(picture)
-    dark, light = (Image.new("HSV", (1, 1), (round(hue % 256), 190, v)).convert("RGB").getpixel((0, 0)) for v in (120, 220))
+    dark, light = (
+        Image.new("HSV", (1, 1), (round(hue % 256), 190, v)).convert("RGB").getpixel((0, 0))
+        for v in (120, 220)
+    )
     middle, reach = size_px / 2, size_px * 0.36
     for limb in range(4):
         angle = turn + limb * math.pi / 2 + 0.4

@@ -115,7 +115,7 @@ def student_quantile(share: float, freedom: int) -> float:
 def _interval(
     statistic: Callable[[Floats], Floats], sums: Floats, seed: int, resamples: int, level: float
 ) -> Interval:
-    """statistic: of sums (rows, draws), a value a draw. sums: (rows, references), numerators and denominators in turn."""
+    """statistic: of sums (rows, draws) a value a draw. sums: (rows, references), denominators after numerators."""
     value = float(statistic(sums.sum(axis=1, keepdims=True))[0])
     references = int((sums[1::2] != 0).sum(axis=1).min())
     if references < LEAST_REFERENCES:

@@ -32,18 +32,19 @@ class Axes:
     cutoff: float | None = None  # None: the evaluation's
 
     @property
+    def where(self) -> str:
+        """What tells its columns from those of the plane in domain."""
+        return "" if self.cutoff is None else f" {self.title.lower()}"
+
+    @property
     def consistency(self) -> str:
         """The name of the derived column across."""
-        return "consistency_ratio" if self.name == "in_domain" else f"consistency_ratio_{self.name}"
+        return "consistency_ratio" + self.where.replace(" ", "_")
 
     @property
     def diversity(self) -> str:
         """The name of the derived column up."""
-        return (
-            "diversity_over_consistency"
-            if self.name == "in_domain"
-            else f"diversity_over_consistency_{self.name}"
-        )
+        return "diversity_over_consistency" + self.where.replace(" ", "_")
 
 
 PLANES = (
@@ -54,10 +55,14 @@ PLANES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column. made_of: the metrics behind it. sources: the networks behind these. cutoff: of a derived one."""
+    """One column. made_of: the metrics behind it. sources: the networks behind these. cutoff: of a derived one.
+
+    label: in tables. short: in sentences.
+    """
 
     name: str
     label: str
+    short: str
     meaning: str
     better: Direction
     family: Family
@@ -114,6 +119,7 @@ def _plain(one: Measured) -> Column:
     return Column(
         name=metric.name,
         label=metric.label,
+        short=metric.label,
         meaning=metric.meaning,
         better=metric.better,
         family=metric.family,
@@ -143,6 +149,7 @@ def _derived(axes: Axes, measured: Mapping[str, Measured], cutoff: float) -> tup
     consistency_column = Column(
         name=axes.consistency,
         label=f"Consistency ratio ({above})",
+        short=f"consistency ratio{axes.where}",
         meaning=f"Share of pictures with {above}.",
         better="higher",
         family=identity.metric.family,
@@ -156,6 +163,7 @@ def _derived(axes: Axes, measured: Mapping[str, Measured], cutoff: float) -> tup
     diversity_column = Column(
         name=axes.diversity,
         label=f"Diversity over consistency ({structure.metric.label} where {above})",
+        short=f"diversity over consistency{axes.where}",
         meaning=f"Mean {structure.metric.label} of the pictures with {above}.",
         better="higher",
         family=structure.metric.family,

@@ -136,7 +136,9 @@ def test_intervals_of_a_mean_over_some_pictures_hold_the_truth_too() -> None:
     st.floats(-5, 5),
     st.floats(0.1, 5),
 )
-def test_the_value_lies_in_its_interval_which_moves_and_stretches_with_the_values(values, shift, scale) -> None:
+def test_the_value_lies_in_its_interval_which_moves_and_stretches_with_the_values(
+    values, shift, scale
+) -> None:
     references = np.arange(len(values)) % 6
     found = of(values, references)
     assert found.low - 1e-9 <= found.value <= found.high + 1e-9

@@ -57,9 +57,20 @@ def test_questions_of_style_count_where_they_should(made) -> None:
 
 def small(made: Evaluation) -> Evaluation:
     """Base and better; two references with two plain questions of two pictures, all VSM and nSSM given."""
-    questions = [one for one in made.questions if one.reference_id in ("fox_00", "teapot_01") and not one.is_style]
+    questions = [
+        one for one in made.questions if one.reference_id in ("fox_00", "teapot_01") and not one.is_style
+    ]
     numbers = {  # (VSM, nSSM) of fox 0, fox 1, teapot 0, teapot 1, two each
-        "base": [(0.7, 0.1), (0.5, 0.9), (0.9, 0.3), (math.nan, 0.5), (0.8, math.nan), (0.1, 0.2), (0.65, 0.2), (0.2, 0.1)],
+        "base": [
+            (0.7, 0.1),
+            (0.5, 0.9),
+            (0.9, 0.3),
+            (math.nan, 0.5),
+            (0.8, math.nan),
+            (0.1, 0.2),
+            (0.65, 0.2),
+            (0.2, 0.1),
+        ],
         "better": [(0.9, 0.5), (0.9, 0.7), (0.6, 0.9), (0.9, 0.9), (0.9, 0.4), (0.9, 0.2), (0.9, 0.6)],
     }
     places = [
@@ -97,7 +108,9 @@ def test_differences_are_over_the_pictures_of_which_both_have_a_value(made) -> N
     # Without the fourth (base undefined) and the eighth (better missing): 5 of 6 less 4 of 6.
     assert shares.value == pytest.approx(5 / 6 - 4 / 6)
     assert (shares.n, shares.undefined, shares.missing) == (6, 1, 1)
-    diversity = tally(evaluation, column(evaluation, "diversity_over_consistency")).difference("better", "base")
+    diversity = tally(evaluation, column(evaluation, "diversity_over_consistency")).difference(
+        "better", "base"
+    )
     # Of the five that both have: better's .5 .7 .2 .6 (.6 is not above .6), base's .1 .3 .2.
     assert diversity.value == pytest.approx((0.5 + 0.7 + 0.2 + 0.6) / 4 - 0.2)
     assert diversity.n == 3
@@ -118,9 +131,7 @@ def test_without_the_second_metric_nothing_is_derived(made) -> None:
 
 def test_the_best_is_marked_only_beyond_noise_of_all_behind_it(made) -> None:
     standings = Standings(made)
-    found = {
-        model.name: standings.standing(column(made, "clip_t"), model).mark for model in standings.models
-    }
+    found = {model.name: standings.standing(column(made, "clip_t"), model).mark for model in standings.models}
     # base and alike are level, so there is no second.
     assert found == {"base": None, "better": "best", "alike": None, "trained": None}
 
