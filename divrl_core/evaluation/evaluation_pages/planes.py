@@ -90,7 +90,7 @@ def plane_figure(
     axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    return figure, _name_points(figure, axes, spots)
+    return figure, _name_points(figure, axes, spots, look)
 
 
 def _plane(
@@ -143,7 +143,7 @@ def _bars(interval: Interval) -> list[list[float]] | None:
     return [[max(0.0, interval.value - interval.low)], [max(0.0, interval.high - interval.value)]]
 
 
-def _name_points(figure: Figure, axes: Axes, spots: Sequence[Spot]) -> list[Box]:
+def _name_points(figure: Figure, axes: Axes, spots: Sequence[Spot], look: Mapping[str, Look]) -> list[Box]:
     figure.draw_without_rendering()  # so that the layout is settled
     scale = 72 / figure.dpi
 
@@ -173,6 +173,7 @@ def _name_points(figure: Figure, axes: Axes, spots: Sequence[Spot]) -> list[Box]
             ha="center",
             va="center",
             fontweight="bold",
+            color=look[spot.name].hex,
             arrowprops=line if label.is_far else None,
             zorder=5,
         )

@@ -24,13 +24,17 @@ REWARDED = "†"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A number as it is printed, with its interval ("" where there is none) and what it rests on."""
+    """A number as it is printed, with its interval ("" where there is none) and what it rests on.
+
+    is_moved: of a difference, that it is beyond noise.
+    """
 
     text: str
     interval: str
     estimate: Estimate
     mark: Mark | None = None
     is_rewarded: bool = False
+    is_difference: bool = False
     is_moved: bool = False
 
 
@@ -148,6 +152,7 @@ def _difference_cell(standings: Standings, column: Column, later: Model, earlier
         text=signed(difference.value, digits),
         interval=interval_words(difference, digits),
         estimate=difference,
+        is_difference=True,
         is_moved=moved(difference) != 0,
         is_rewarded=bool(column.sign) and standings.standing(column, ahead).is_rewarded,
     )

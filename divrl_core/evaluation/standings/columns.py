@@ -79,6 +79,11 @@ class Column:
         return self.cutoff is not None
 
     @property
+    def group(self) -> str:
+        """The heading that it stands under where all columns are shown."""
+        return "consistency and diversity" if self.is_derived else self.family
+
+    @property
     def sign(self) -> int:
         """+1 where higher is better, -1 where lower is, 0 where neither."""
         return {"higher": 1, "lower": -1, "neither": 0}[self.better]
@@ -94,15 +99,17 @@ class Column:
 
 
 def columns_of(evaluation: Evaluation) -> tuple[Column, ...]:
-    """The derived columns that the measured metrics allow, then every metric in its order."""
+    """The derived columns that the measured metrics allow, then every metric, family after family."""
     measured = {one.metric.name: one for one in evaluation.measured}
+    families = list(dict.fromkeys(one.metric.family for one in evaluation.measured))
+    in_families = sorted(evaluation.measured, key=lambda one: families.index(one.metric.family))
     derived = [
         column
         for axes in PLANES
         if axes.identity in measured and axes.structure in measured
         for column in _derived(axes, measured, _cutoff(axes, evaluation))
     ]
-    return (*derived, *(_plain(one) for one in evaluation.measured))
+    return (*derived, *(_plain(one) for one in in_families))
 
 
 def _cutoff(axes: Axes, evaluation: Evaluation) -> float:

@@ -76,11 +76,31 @@ def headline(standings: Standings) -> str:
         return f"No difference can be told from noise: {LEAST_REFERENCES} references are needed for that."
     if len(found) == 1:
         return _headline_of_two(found[0])
-    leads = _leads(standings)
+    leads = leading(standings)
     if not leads:
         return f"No one of {len(models)} models is ahead of all others beyond noise."
-    parts = [f"{name} on {_listed(labels)}" for name, labels in leads.items()]
-    return f"Ahead of all others beyond noise: {'; '.join(parts)}."
+    parts = [f"{name} leads on {_count(len(columns))}" for name, columns in leads.items()]
+    return f"Beyond noise, {_listed(parts)}."
+
+
+def leading(standings: Standings) -> dict[str, list[Column]]:
+    """Model -> the columns where it is marked best and was not rewarded for it; without those that lead nowhere."""
+    leads: dict[str, list[Column]] = {}
+    for column in standings.measured_columns:
+        for model in standings.models:
+            standing = standings.standing(column, model)
+            if standing.mark == "best" and not standing.is_rewarded:
+                leads.setdefault(model.name, []).append(column)
+    return leads
+
+
+def leads_in_words(standings: Standings) -> str:
+    """Who leads on what, of three models or more; "" where nobody does."""
+    leads = leading(standings)
+    if len(standings.models) < 3 or not leads:
+        return ""
+    parts = [f"{name} leads on {_listed([one.short for one in columns])}" for name, columns in leads.items()]
+    return "; ".join(parts) + "."
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -146,17 +166,6 @@ def _headline_of_two(comparison: Comparison) -> str:
     if comparison.rewarded:
         verdict += f", {len(comparison.rewarded)} no proof because it was rewarded"
     return verdict + "."
-
-
-def _leads(standings: Standings) -> dict[str, list[str]]:
-    """Model -> the columns where it is marked best and was not rewarded for it."""
-    leads: dict[str, list[str]] = {}
-    for column in standings.measured_columns:
-        for model in standings.models:
-            standing = standings.standing(column, model)
-            if standing.mark == "best" and not standing.is_rewarded:
-                leads.setdefault(model.name, []).append(column.short)
-    return leads
 
 
 def _with_amount(column: Column, difference: Estimate) -> str:
