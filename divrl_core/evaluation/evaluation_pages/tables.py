@@ -5,6 +5,8 @@ So a table fits a page whatever the number of metrics. What stands under it name
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -129,7 +131,7 @@ def differences_table(standings: Standings, other: Model | None = None) -> Table
         return None
     columns = standings.measured_columns
     return Table(
-        name="differences" if other is None else f"differences-to-{other.name}",
+        name="differences" if other is None else f"differences-to-{file_name(other.name)}",
         title=f"{standings.evaluation.benchmark}: paired differences",
         header=tuple(f"{later.name} − {earlier.name}" for later, earlier in pairs),
         rows=tuple(
@@ -227,6 +229,12 @@ def left_out(standings: Standings, columns: Sequence[Column]) -> list[str]:
         if parts:
             lines.append(f"{column.label}, values left out: {'; '.join(parts)}.")
     return lines
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's, which LaTeX can read too; one that is changed gets what tells it from others."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
 
 
 def _names(standings: Standings) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from .planes import Plane, planes
 from .progress import Progress, progress_of
 from .structure import StructureSheet, structure_sheets
 from .table_files import write_tables
+from .tables import file_name
 
 TABLES, FIGURES, SHEETS, PAGE = "tables", "figures", "sheets", "report.html"
 
@@ -119,7 +120,7 @@ def _write_figures(
         files.append(write_atomic_bytes(folder / f"plane-{plane.name}.png", plane.png))
     for run in progress:
         for chart in run.charts:
-            name = f"progress-{run.model}-{chart['metric']}"
+            name = f"progress-{file_name(run.model)}-{chart['metric']}"
             files.append(write_atomic_text(folder / f"{name}.svg", standalone(str(chart["svg"]))))
             files.append(write_atomic_bytes(folder / f"{name}.png", chart["png"]))
     for number, one in enumerate(maps, start=1):

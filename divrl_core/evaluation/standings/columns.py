@@ -57,7 +57,8 @@ PLANES = (
 class Column:
     """One column. made_of: the metrics behind it. sources: the networks behind these. cutoff: of a derived one.
 
-    label: in tables. short: in sentences.
+    label: in tables. short: in sentences. shows: of made_of, the metric whose values it shows, so that a reward made of
+    that one is a reward of the column; the other only chooses pictures.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Column:
     better: Direction
     family: Family
     made_of: tuple[str, ...]
+    shows: str
     sources: tuple[str, ...]
     of_sets: bool
     counts_style: bool
@@ -131,6 +133,7 @@ def _plain(one: Measured) -> Column:
         better=metric.better,
         family=metric.family,
         made_of=(metric.name,),
+        shows=metric.name,
         sources=(one.source,),
         of_sets=metric.of_sets,
         counts_style=metric.counts_style,
@@ -161,6 +164,7 @@ def _derived(axes: Axes, measured: Mapping[str, Measured], cutoff: float) -> tup
         better="higher",
         family=identity.metric.family,
         made_of=(axes.identity,),
+        shows=axes.identity,
         sources=(identity.source,),
         of_sets=False,
         counts_style=identity.metric.counts_style,
@@ -175,6 +179,7 @@ def _derived(axes: Axes, measured: Mapping[str, Measured], cutoff: float) -> tup
         better="higher",
         family=structure.metric.family,
         made_of=(axes.identity, axes.structure),
+        shows=axes.structure,
         sources=(structure.source, identity.source),
         of_sets=False,
         counts_style=counts_style,

@@ -60,4 +60,4 @@ def moved(difference: Interval) -> int:
 
 def is_rewarded(column: Column, trained_on: Sequence[str]) -> bool:
     """Whether a reward was made of what the column shows."""
-    return any(name in trained_on for name in column.made_of)
+    return column.shows in trained_on

@@ -32,7 +32,7 @@ def made(tmp_path) -> Evaluation:
 @contextmanager
 def served(evaluation: Evaluation, **more) -> Iterator[BlindServer]:
     with open_blind(evaluation, **more) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield server

@@ -180,7 +180,7 @@ def test_what_a_model_was_rewarded_by_is_flagged_with_what_is_derived_from_it(ma
     standings = Standings(made)
     trained = standings.models[3]
     flagged = [one.name for one in standings.columns if standings.standing(one, trained).is_rewarded]
-    assert flagged == ["consistency_ratio", "diversity_over_consistency", "vsm"]
+    assert flagged == ["consistency_ratio", "vsm"]
     assert not any(standings.standing(one, standings.models[0]).is_rewarded for one in standings.columns)
 
 
