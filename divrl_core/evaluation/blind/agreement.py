@@ -96,10 +96,10 @@ def agreement_lines(agreement: Agreement) -> list[str]:
     lines = [agreement.summary]
     for one in agreement.preferences:
         lines.append(
-            f"{one.first} against {one.second}: {_share_words(one.share)} "
+            f"{one.first} against {one.second}: {_with_interval(one.share)} "
             f"({one.first_wins} to {one.second_wins}, {one.ties} ties, {one.both_bad} both bad)"
         )
-    lines += [f"{one.label}: agrees in {_share_words(one.share)} of {one.n}" for one in agreement.metrics]
+    lines += [f"{one.label}: agrees in {_with_interval(one.share)} of {one.n}" for one in agreement.metrics]
     return lines
 
 
@@ -157,8 +157,15 @@ def _share(is_so: Sequence[bool], of: Sequence[Answer], seed: int) -> Interval:
     return ratio_interval(np.array(is_so, float), np.ones(len(of)), references, seed=seed)
 
 
-def _share_words(share: Interval) -> str:
-    if not math.isfinite(share.value):
-        return "n/a"
-    interval = f" [{share.low:.0%}, {share.high:.0%}]" if share.is_known else ""
-    return f"{share.value:.0%}{interval}"
+def share_words(value: float) -> str:
+    """A share in per cent; n/a for one that is undefined."""
+    return f"{value:.0%}" if math.isfinite(value) else "n/a"
+
+
+def shares_words(share: Interval) -> str:
+    """[61%, 81%]; nothing where there is no interval."""
+    return f"[{share_words(share.low)},\u00a0{share_words(share.high)}]" if share.is_known else ""
+
+
+def _with_interval(share: Interval) -> str:
+    return " ".join(part for part in (share_words(share.value), shares_words(share)) if part)

@@ -18,7 +18,7 @@ from ..metrics.base import Metric
 from ..paired import is_defined
 from ..sheets import short_number
 from ..standings.disagreement import Disagreement, by_disagreement, cutoff_of
-from .thumbnails import BUDGET_BYTES, data_url, size_for
+from .thumbnails import BUDGET_BYTES, data_urls, size_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,14 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Cards:
-    """cards: those that fit. left_out: how many do not. data: what the page sorts by, as JSON."""
+    """cards: those that fit. left_out: how many do not. references: the thumbnails of theirs, by their ids.
+
+    data: what the page sorts by, as JSON.
+    """
 
     cards: tuple[Card, ...]
     left_out: int
-    side_px: int
+    references: Mapping[str, str]
     metric: Metric
     metrics: tuple[Metric, ...]
     data: Mapping[str, Any]
@@ -62,25 +65,31 @@ def cards_of(
     found = [one for one in by_disagreement(evaluation, metric) if _has_pictures(evaluation, one)]
     if not found:
         return None
-    files = [
-        file
-        for one in found
-        for file in (evaluation.reference(one.place.reference_id), *_files(evaluation, one).values())
-        if file.is_file()
-    ]
-    # A reference is kept once in the page, however many cards show it.
-    distinct = list(dict.fromkeys(files))
-    size = size_for(distinct, len(found), budget_bytes)
+    size = size_for(_all_files(evaluation, found), len(found), budget_bytes)
     shown = found[: size.shown]
+    urls = data_urls(_all_files(evaluation, shown), size.side_px)
     metrics = tuple(one.metric for one in evaluation.measured if not one.metric.of_sets)
     return Cards(
-        cards=tuple(_card(evaluation, metric, one, page, size.side_px) for one in shown),
+        cards=tuple(_card(evaluation, metric, one, page, urls) for one in shown),
         left_out=len(found) - len(shown),
-        side_px=size.side_px,
+        references={
+            one.place.reference_id: urls[evaluation.reference(one.place.reference_id)] for one in shown
+        },
         metric=metric,
         metrics=metrics,
         data=_data(evaluation, metrics, shown),
     )
+
+
+def _all_files(evaluation: Evaluation, chosen: Sequence[Disagreement]) -> list[Path]:
+    """Every picture of some cards, each once: a reference is kept once in the page, however many cards show it."""
+    files = [
+        file
+        for one in chosen
+        for file in (evaluation.reference(one.place.reference_id), *_files(evaluation, one).values())
+        if file.is_file()
+    ]
+    return list(dict.fromkeys(files))
 
 
 def _has_pictures(evaluation: Evaluation, one: Disagreement) -> bool:
@@ -93,7 +102,9 @@ def _files(evaluation: Evaluation, one: Disagreement) -> dict[str, Path]:
     return {model.name: evaluation.picture(model.name, one.place) for model in evaluation.models}
 
 
-def _card(evaluation: Evaluation, metric: Metric, one: Disagreement, page: Path, side_px: int) -> Card:
+def _card(
+    evaluation: Evaluation, metric: Metric, one: Disagreement, page: Path, urls: Mapping[Path, str]
+) -> Card:
     reference = evaluation.reference(one.place.reference_id)
     return Card(
         title=one.question.prompt,
@@ -106,19 +117,13 @@ def _card(evaluation: Evaluation, metric: Metric, one: Disagreement, page: Path,
         pictures=tuple(
             CardPicture(
                 name=name,
-                source=data_url(file, side_px) if file.is_file() else None,
+                source=urls.get(file),
                 link=link_to(file, page),
                 caption=f"{metric.label} {short_number(one.values[name])}",
             )
             for name, file in _files(evaluation, one).items()
         ),
     )
-
-
-def reference_urls(evaluation: Evaluation, cards: Cards) -> dict[str, str]:
-    """The thumbnail of every reference that a card shows, by its id."""
-    names: Sequence[str] = list(dict.fromkeys(card.reference.name for card in cards.cards))
-    return {name: data_url(evaluation.reference(name), cards.side_px) for name in names}
 
 
 def link_to(file: Path, page: Path) -> str:

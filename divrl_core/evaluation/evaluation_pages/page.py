@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from ..blind.agreement import Agreement
+from ..blind.agreement import Agreement, share_words, shares_words
 from ..sheets import short_number
 from ..standings.bootstrap import LEAST_REFERENCES, LEVEL, RESAMPLES
 from ..standings.standings import Standings
@@ -27,11 +27,9 @@ from ..standings.verdict import (
     difference_words,
     digits_of,
     headline,
-    interval_words,
     leads_in_words,
 )
-from ..words import number
-from .cards import Cards, reference_urls
+from .cards import Cards
 from .palette import looks
 from .planes import Plane
 from .progress import Progress
@@ -57,7 +55,7 @@ def evaluation_page(standings: Standings, parts: Parts) -> str:
     evaluation = standings.evaluation
     found = comparisons(standings) if standings.models else ()
     cards = parts.cards
-    urls = reference_urls(evaluation, cards) if cards is not None else {}
+    urls = {} if cards is None else cards.references
     template = _environment().get_template("evaluation.html.j2")
     page: str = template.render(
         benchmark=evaluation.benchmark,
@@ -151,8 +149,8 @@ def _environment() -> jinja2.Environment:
     )
     filters: Mapping[str, Any] = {
         "difference": _difference,
-        "interval": interval_words,
-        "number": number,
+        "percent": share_words,
+        "percents": shares_words,
         "short": short_number,
         "jpeg": _jpeg,
         "png": _png,

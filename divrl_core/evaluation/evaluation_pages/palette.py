@@ -58,7 +58,7 @@ def standalone(svg: str) -> str:
     light, dark = (";".join(f"--{name}:{colour}" for name, colour in one.items()) for one in (COLOURS, DARK))
     style = (
         f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-        "text{font-family:var(--sans,system-ui,sans-serif)}</style>"
+        "svg{background:var(--paper)}</style>"
     )
-    ground = '<rect x="-100%" y="-100%" width="300%" height="300%" style="fill:var(--paper)"/>'
+    ground = '<rect width="100%" height="100%" style="fill:var(--paper)"/>'
     return f'<?xml version="1.0" encoding="utf-8"?>\n{opening}>{style}{ground}{rest}'

@@ -194,7 +194,7 @@ def foot(standings: Standings, columns: Sequence[Column]) -> tuple[str, ...]:
         f"{evaluation.benchmark}: {evaluation.source}. Seed {evaluation.seed}, {evaluation.steps} steps, masks: "
         f"{evaluation.masks}.",
         *(model_words(standings, place) for place in range(len(standings.models))),
-        *(f"{column.label}: {column.meaning} {column.source}." for column in columns),
+        *(f"{column.label}: {column.sentence} {column.source}." for column in columns),
         *left_out(standings, columns),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from PIL import Image
 
 from .contact import opened
 
-BUDGET_BYTES = 8_500_000
-SIDES_PX = (256, 208, 176, 144, 120, 96)
-QUALITY = 62
+BUDGET_BYTES = 8_200_000
+QUALITIES = {256: 70, 208: 66, 176: 62, 144: 58, 120: 54, 96: 50, 80: 45}
+SIDES_PX = tuple(QUALITIES)
 _TRIED = 16
 _MARGIN = 1.15  # the pictures that were not tried may be larger
 _AS_TEXT = 4 / 3
@@ -46,6 +47,13 @@ def size_for(files: Sequence[Path], cards: int, budget_bytes: float = BUDGET_BYT
     return Size(side_px=SIDES_PX[-1], shown=max(1, int(cards * budget_bytes / needed)))
 
 
+def data_urls(paths: Sequence[Path], side_px: int) -> dict[Path, str]:
+    """Thumbnails as they stand in a page, by their files. Raises ValueError naming a file that is no picture."""
+    distinct = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return dict(zip(distinct, pool.map(lambda path: data_url(path, side_px), distinct), strict=True))
+
+
 def data_url(path: Path, side_px: int) -> str:
     """A thumbnail as it stands in a page."""
     text = base64.b64encode(encoded(opened(path), side_px)).decode("ascii")
@@ -53,9 +61,9 @@ def data_url(path: Path, side_px: int) -> str:
 
 
 def encoded(picture: Image.Image, side_px: int) -> bytes:
-    """WebP bytes of a picture whose longer side is at most this."""
+    """WebP bytes of a picture whose longer side is at most this, one of SIDES_PX."""
     small = picture.copy()
     small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS, reducing_gap=3.0)
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=QUALITY, method=2)
+    small.save(buffer, "WEBP", quality=QUALITIES[side_px], method=4)
     return buffer.getvalue()

@@ -23,33 +23,41 @@ Weighed = tuple[float, float] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What a trade-off plane is made of: metrics by name, and the words for them."""
+    """What a trade-off plane is made of: metrics by name, and the words for them. prefix: of its columns' names."""
 
     name: str
     title: str
     identity: str
     structure: str
+    prefix: str = ""
     cutoff: float | None = None  # None: the evaluation's
 
     @property
     def where(self) -> str:
-        """What tells its columns from those of the plane in domain."""
+        """What tells its columns from those of the plane in domain, in sentences."""
         return "" if self.cutoff is None else f" {self.title.lower()}"
 
     @property
     def consistency(self) -> str:
         """The name of the derived column across."""
-        return "consistency_ratio" + self.where.replace(" ", "_")
+        return f"{self.prefix}consistency_ratio"
 
     @property
     def diversity(self) -> str:
         """The name of the derived column up."""
-        return "diversity_over_consistency" + self.where.replace(" ", "_")
+        return f"{self.prefix}diversity_over_consistency"
 
 
 PLANES = (
     Axes(name="in_domain", title="In domain", identity="vsm", structure="nssm"),
-    Axes(name="out_of_domain", title="Out of domain", identity="sdino", structure="dino_nssm", cutoff=0.75),
+    Axes(
+        name="out_of_domain",
+        title="Out of domain",
+        identity="sdino",
+        structure="dino_nssm",
+        prefix="dino_",
+        cutoff=0.75,
+    ),
 )
 
 
@@ -74,6 +82,11 @@ class Column:
     counts_style: bool
     weigh: Callable[[Mapping[str, float]], Weighed]
     cutoff: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Its meaning, from a capital letter to a full stop."""
+        return f"{self.meaning[:1].upper()}{self.meaning[1:].rstrip('.')}."
 
     @property
     def is_derived(self) -> bool:
@@ -160,7 +173,7 @@ def _derived(axes: Axes, measured: Mapping[str, Measured], cutoff: float) -> tup
         name=axes.consistency,
         label=f"Consistency ratio ({above})",
         short=f"consistency ratio{axes.where}",
-        meaning=f"Share of pictures with {above}.",
+        meaning=f"share of pictures with {above}",
         better="higher",
         family=identity.metric.family,
         made_of=(axes.identity,),
@@ -175,7 +188,7 @@ def _derived(axes: Axes, measured: Mapping[str, Measured], cutoff: float) -> tup
         name=axes.diversity,
         label=f"Diversity over consistency ({structure.metric.label} where {above})",
         short=f"diversity over consistency{axes.where}",
-        meaning=f"Mean {structure.metric.label} of the pictures with {above}.",
+        meaning=f"mean {structure.metric.label} of the pictures with {above}",
         better="higher",
         family=structure.metric.family,
         made_of=(axes.identity, axes.structure),

@@ -22,7 +22,7 @@ class Estimate(Interval):
 
     n: values: of a mean over some of the pictures, how many these are; of a difference the smaller number of both.
     questions, references: how many of them these are of. undefined: values that are NaN, left out. missing: values that
-    were asked for and are not there (yet); of a difference both count pairs.
+    are not there: not scored yet, or not to be had of that picture. Of a difference both count pairs.
     """
 
     n: int

@@ -119,7 +119,7 @@ def test_differences_are_over_the_pictures_of_which_both_have_a_value(made) -> N
 def test_without_the_second_metric_nothing_is_derived(made) -> None:
     fewer = replace(made, measured=tuple(one for one in made.measured if one.metric.name != "nssm"))
     names = [one.name for one in columns_of(fewer)]
-    assert "consistency_ratio" not in names and "consistency_ratio_out_of_domain" in names
+    assert "consistency_ratio" not in names and "dino_consistency_ratio" in names
     labels = [one.label for one in columns_of(made)]
     assert labels[:4] == [
         "Consistency ratio (VSM > .6)",
