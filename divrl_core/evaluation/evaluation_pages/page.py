@@ -34,7 +34,7 @@ from .palette import looks
 from .planes import Plane
 from .progress import Progress
 from .structure import StructureSheet
-from .tables import collections_table, differences_table, left_out, main_table, model_words
+from .tables import collections_table, differences_table, left_out, main_table, model_words, networks
 
 MAP_PX, PICTURE_PX = 224, 224
 
@@ -78,6 +78,7 @@ def evaluation_page(standings: Standings, parts: Parts) -> str:
         reference_urls=urls,
         reference_places={name: place for place, name in enumerate(urls)},
         columns=standings.measured_columns,
+        networks=networks(standings, standings.measured_columns),
         model_lines=[model_words(standings, place) for place in range(len(standings.models))],
         left_out=left_out(standings, standings.measured_columns),
         level=f"{LEVEL:.0%}",

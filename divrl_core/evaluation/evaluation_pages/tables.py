@@ -194,9 +194,20 @@ def foot(standings: Standings, columns: Sequence[Column]) -> tuple[str, ...]:
         f"{evaluation.benchmark}: {evaluation.source}. Seed {evaluation.seed}, {evaluation.steps} steps, masks: "
         f"{evaluation.masks}.",
         *(model_words(standings, place) for place in range(len(standings.models))),
-        *(f"{column.label}: {column.sentence} {column.source}." for column in columns),
+        *(f"{column.label}: {column.sentence}" for column in columns),
+        *networks(standings, columns),
         *left_out(standings, columns),
     )
+
+
+def networks(standings: Standings, columns: Sequence[Column]) -> list[str]:
+    """Every network with the metrics that are by it."""
+    named = {name for column in columns for name in column.made_of}
+    by_source: dict[str, list[str]] = {}
+    for one in standings.evaluation.measured:
+        if one.metric.name in named:
+            by_source.setdefault(one.source, []).append(one.metric.label)
+    return [f"{', '.join(labels)} by: {source.rstrip('.')}." for source, labels in by_source.items()]
 
 
 def model_words(standings: Standings, place: int) -> str:

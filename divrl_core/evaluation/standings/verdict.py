@@ -159,6 +159,8 @@ def _headline_of_two(comparison: Comparison) -> str:
     better, worse, noise = (
         len(found) for found in (comparison.better, comparison.worse, comparison.within_noise)
     )
+    if not (better or worse or comparison.rewarded):
+        return f"{comparison.model.name} cannot be told from {comparison.other.name}: {_count(noise)} within noise."
     verdict = (
         f"{comparison.model.name} is better than {comparison.other.name} on {_count(better)} "
         f"and worse on {worse}; {noise} within noise"

@@ -75,7 +75,7 @@ def test_markdown_has_marks_intervals_n_and_every_network_at_its_foot(standings)
     for words in (
         "trained: trained.safetensors.",
         "Rewarded by VSM.",
-        "sDINO's network, size\\_B",
+        "sDINO by: sDINO's network, size\\_B.",
         "Seed 0, 28 steps",
     ):
         assert words in text, words
