@@ -73,8 +73,12 @@ def random_transformer(folder: PipelineFolder, device: torch.device) -> nn.Modul
 def fill(module: nn.Module) -> None:
     """Weights of spread .02 from one drawn buffer: billions of drawn numbers would take minutes on a host."""
     source = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).mul_(0.02)
+    moved: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for parameter in module.parameters():
-        flat, own = parameter.data.view(-1), source.to(parameter.device, parameter.dtype)
+        kind = (parameter.device, parameter.dtype)
+        if kind not in moved:
+            moved[kind] = source.to(*kind)
+        flat, own = parameter.data.view(-1), moved[kind]
         for start in range(0, flat.numel(), own.numel()):
             stop = min(start + own.numel(), flat.numel())
             flat[start:stop].copy_(own[: stop - start])

@@ -14,6 +14,7 @@ from .settings import Settings, setting
 GATE_MEASURES = ("vsm", "coverage", "extent", "cosine")
 _GATE = re.compile(rf"((?:second\.)?(?:{'|'.join(GATE_MEASURES)}))(?:>=(-?\d*\.?\d+))?")
 
+Structure = Literal["nssm", "nssm_cropped", "matched"]
 BackboneName = Literal["lite0", "lite2", "pocket", "mtg", "dinov2", "clip", "siglip", "transformers"]
 PACKAGED_BACKBONES = ("lite0", "lite2", "pocket")
 
@@ -161,10 +162,16 @@ class RewardConfig(Settings):
         at_least=0,
         at_most=1,
     )
-    structure: Literal["nssm", "nssm_cropped", "matched"] = setting(
-        "nssm",
+    recipe: Literal["paper"] | None = setting(
+        None,
+        "paper = what the paper pays: nSSM on the reference's mask, VSM alone in the gate (its Appendix C with dinov2: "
+        "the cosine); null = by the settings below.",
+    )
+    structure: Structure | None = setting(
+        None,
         "What counts as another structure: nssm (the paper's), nssm_cropped (inside the subject's box), matched (D_ts "
-        "of the places found).",
+        "of the places found); null = nssm_cropped, or the recipe's.",
+        formerly="nssm",
     )
     structure_cap: float | None = setting(
         None, "Structure above this pays no more; null = none.", above=0, at_most=2
@@ -211,11 +218,17 @@ class RewardConfig(Settings):
                 "reward.kind=remote and reward.remote.url belong together, "
                 f"got reward.kind={self.kind} and reward.remote.url={self.remote.url}"
             )
+        self._check_recipe()
         self._check_gates()
         if self.structure_cap is not None and self.kind not in ("nssm", "gated", "linear"):
             raise ValueError(f"reward.structure_cap says nothing with reward.kind={self.kind}")
         if self.function_takes == "group" and self.kind not in ("own", "remote"):
             raise ValueError(f"reward.function_takes=group says nothing with reward.kind={self.kind}")
+
+    @property
+    def paid_structure(self) -> Structure:
+        """The measure of structure that is paid."""
+        return self.structure or ("nssm" if self.recipe == "paper" else "nssm_cropped")
 
     @property
     def asked(self) -> tuple[Gate, ...]:
@@ -224,6 +237,17 @@ class RewardConfig(Settings):
             return tuple(map(_read_gate, self.gates))
         # arXiv:2606.23950, Appendix C: with DINOv2 the cosine of whole pictures is the gate
         return (Gate("cosine" if self.backbone.name == "dinov2" else "vsm", self.gate),)
+
+    def _check_recipe(self) -> None:
+        if self.recipe is None:
+            return
+        for name in ("structure", "gates", "structure_cap"):
+            value = getattr(self, name)
+            if value not in (None, "nssm"):
+                raise ValueError(
+                    f"reward.recipe={self.recipe} and reward.{name} exclude each other: leave one of them out, "
+                    f"got reward.{name}={value}"
+                )
 
     def _check_gates(self) -> None:
         if self.gates is None:

@@ -18,6 +18,8 @@ from typing import Any, ClassVar, TypeVar
 T = TypeVar("T")
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
+_AS_NOW = object()
+
 
 def setting(
     default: T,
@@ -28,10 +30,17 @@ def setting(
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    formerly: object = _AS_NOW,
 ) -> T:
-    """A dataclass field with its meaning, unit and bounds; None ("not set") passes every bound."""
+    """A dataclass field with its meaning, unit and bounds; None ("not set") passes every bound.
+
+    formerly: what was done before the setting existed, where that is not today's default.
+    """
     bounds = {"at_least": at_least, "at_most": at_most, "above": above, "below": below}
-    metadata = {"help": help, "unit": unit, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    metadata: dict[str, object] = {"help": help, "unit": unit}
+    metadata["bounds"] = {k: v for k, v in bounds.items() if v is not None}
+    if formerly is not _AS_NOW:
+        metadata["formerly"] = formerly
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -58,13 +67,17 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class SettingRow:
-    """One line of the list of settings: its dotted name, type, default, unit and meaning."""
+    """One line of the list of settings: its dotted name, type, default, unit and meaning.
+
+    formerly: what was done before the setting existed.
+    """
 
     name: str
     type: str
     default: object
     unit: str
     help: str
+    formerly: object
 
 
 def from_mapping(cls: type[SettingsType], mapping: Mapping[str, Any], where: str = "config") -> SettingsType:
@@ -77,6 +90,23 @@ def from_mapping(cls: type[SettingsType], mapping: Mapping[str, Any], where: str
         return _build(cls, mapping, "")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def as_recorded(cls: type[Settings], mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version wrote, with what was no setting yet as it was done then.
+
+    For records of runs, which hold every setting of their time; what a user writes is taken as it is.
+    """
+    then = {row.name: row.formerly for row in list_settings(cls) if row.formerly != row.default}
+    recorded = _copy(mapping)
+    for name, value in then.items():
+        *sections, key = name.split(".")
+        place: Any = recorded
+        for section in sections:
+            place = place.get(section) if isinstance(place, Mapping) else None
+        if isinstance(place, dict):
+            place.setdefault(key, value)
+    return recorded
 
 
 def to_mapping(config: Settings) -> dict[str, Any]:
@@ -146,7 +176,8 @@ def list_settings(
             yield from list_settings(hint, path, default if isinstance(default, Settings) else None)
         else:
             help, unit = field.metadata.get("help", ""), field.metadata.get("unit", "")
-            yield SettingRow(path, describe_type(hint), default, unit, help)
+            formerly = field.metadata.get("formerly", default)
+            yield SettingRow(path, describe_type(hint), default, unit, help, formerly)
 
 
 def describe_type(hint: Any) -> str:

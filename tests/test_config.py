@@ -14,8 +14,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divrl_core.config import GrpoConfig, NftConfig, RolloutConfig, RunConfig, TrainConfig
-from divrl_core.settings import apply_overrides, from_mapping, list_settings, merge, to_mapping
+from divrl_core.config import (
+    BackboneConfig,
+    GrpoConfig,
+    NftConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+)
+from divrl_core.settings import apply_overrides, as_recorded, from_mapping, list_settings, merge, to_mapping
 
 
 def refused(mapping: dict[str, Any]) -> str:
@@ -54,6 +62,26 @@ def test_defaults_are_the_papers() -> None:
     assert config.lora.resolved_alpha == 128.0
 
 
+def test_the_papers_reward_has_its_name_and_the_default_is_cropped() -> None:
+    default, paper = RewardConfig(), RewardConfig(kind="gated", recipe="paper", gate=0.6)
+    assert (default.paid_structure, paper.paid_structure) == ("nssm_cropped", "nssm")
+    assert [(gate.measure, gate.least) for gate in paper.asked] == [("vsm", 0.6)]
+    appendix = RewardConfig(recipe="paper", backbone=BackboneConfig(name="dinov2"))
+    assert [gate.measure for gate in appendix.asked] == ["cosine"]
+
+
+def test_a_record_from_before_structure_was_a_setting_means_nssm() -> None:
+    recorded = as_recorded(TrainConfig, {"reward": {"kind": "gated"}})
+    assert from_mapping(TrainConfig, recorded).reward.paid_structure == "nssm"
+    assert as_recorded(TrainConfig, {"reward": {"structure": "matched"}})["reward"] == {
+        "structure": "matched"
+    }
+    assert as_recorded(TrainConfig, {"lora": {"rank": 4}}) == {"lora": {"rank": 4}}, (
+        "no reward, nothing to add"
+    )
+    assert from_mapping(TrainConfig, {"reward": {"kind": "gated"}}).reward.paid_structure == "nssm_cropped"
+
+
 def test_the_suppress_stage_is_gated_and_holds_on_to_the_explore_lora() -> None:
     config = from_mapping(TrainConfig, {"stage": "suppress", "run": {"init_lora": "explore.safetensors"}})
     assert (config.reward.kind, config.grpo.kl_reference) == ("gated", "init")
@@ -84,6 +112,10 @@ def test_suppress_without_a_lora_is_refused() -> None:
         ({"model": {"offload_blocks": 3, "compile": True}}, "exclude each other"),
         ({"model": {"quantization": "fp8", "dtype": "float16"}}, "needs model.dtype=bfloat16 or float32"),
         ({"model": {"quantization": "nf4", "transformer_file": "a.gguf"}}, "quantised already"),
+        ({"reward": {"recipe": "paper", "structure": "matched"}}, "reward.structure exclude each other"),
+        ({"reward": {"recipe": "paper", "gates": ["vsm>=0.5"]}}, "reward.gates exclude each other"),
+        ({"reward": {"recipe": "paper", "structure_cap": 0.5}}, "reward.structure_cap exclude each other"),
+        ({"reward": {"recipe": "papers"}}, "did you mean paper?"),
         ({"reward": {"kind": "own"}}, "reward.function belong together"),
         ({"reward": {"function": "a:b"}}, "reward.function belong together"),
         ({"reward": {"kind": "own", "function": "a b"}}, "must be package.module:name, got 'a b'"),

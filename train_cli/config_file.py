@@ -14,7 +14,7 @@ import yaml
 
 from divrl_core.config import TrainConfig, apply_overrides, from_mapping, to_mapping
 from divrl_core.config_cfm import CfmConfig
-from divrl_core.settings import Settings, merge
+from divrl_core.settings import Settings, as_recorded, merge
 
 from .presets import preset_settings, without_start
 
@@ -78,7 +78,7 @@ def resolve_resumed(
         raise FileNotFoundError(
             f"nothing to resume in {run}: it has no {SETTINGS_NAME}; leave out --resume to start it"
         )
-    saved = load_yaml(path)
+    saved = as_recorded(kind, load_yaml(path))
     check_stage(saved, stage, str(path))
     return from_mapping(kind, apply_overrides(saved, overrides, parse=parse_value), str(path))
 

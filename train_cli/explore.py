@@ -33,7 +33,8 @@ def explore(
     sharded: bool,
     dry_run: bool,
 ) -> None:
-    """Stage 1: train a LoRA for structure that differs from the reference (reward: nSSM).
+    """Stage 1: train a LoRA for structure that differs from the reference (reward: nSSM inside the subject's
+    box; the paper's: --set reward.recipe=paper).
 
     \b
     The embedded model and world:  divrl-train explore --dry-run

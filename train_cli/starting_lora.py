@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from divrl_core.settings import merge
+from divrl_core.config import TrainConfig
+from divrl_core.settings import as_recorded, merge
 
 from .config_file import SETTINGS_NAME, load_yaml
 from .processes import is_first
@@ -49,12 +50,12 @@ def inherited_settings(source: Path, lora: Path) -> dict[str, Any]:
 def _saved_settings(source: Path, lora: Path) -> dict[str, Any]:
     """All settings of the run that made a LoRA: from its folder, else from the LoRA's header."""
     if (source / SETTINGS_NAME).is_file():
-        return load_yaml(source / SETTINGS_NAME)
+        return as_recorded(TrainConfig, load_yaml(source / SETTINGS_NAME))
 
     from divrl_core.models.lora_file import read_lora
 
     file = read_lora(lora, with_weights=False)
-    return merge({"lora": {"rank": file.rank, "alpha": file.alpha}}, file.settings)
+    return merge({"lora": {"rank": file.rank, "alpha": file.alpha}}, as_recorded(TrainConfig, file.settings))
 
 
 def _without_foreign_reward(settings: dict[str, Any], source: Path) -> dict[str, Any]:

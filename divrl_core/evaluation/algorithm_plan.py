@@ -14,8 +14,9 @@ from ..config import TrainConfig
 from .demo_settings import demo_plan
 from .experiment_plan import BASE, Arm, ExperimentPlan, lengthened
 
-UPDATES, EVERY = 12, 3
-FIGURES, PICTURES, WATCHED = 40, 80, 32
+UPDATES, EVERY = 6, 2
+FIGURES, PICTURES, WATCHED = 40, 40, 24
+RATE, RATE_OF_MANY_STEPS = 1.4e-3, 6e-4
 FIRST_TWO, ALL = (0, 1), (0, 1, 2, 3, 4)
 
 ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -27,11 +28,14 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "one-of-two": {"rollout": {"trained_steps_per_update": 1}},
     "cps": {"rollout": {"solver": "cps"}},
     "kl-early": {"grpo": {"kl_weight": 0.01, "kl_steps": 1}},
-    "clip-5": {"grpo": {"optimizer_steps_per_rollout": 5}, "optim": {"lr": 3e-4}},
-    "dppo-5": {"grpo": {"optimizer_steps_per_rollout": 5, "objective": "dppo"}, "optim": {"lr": 3e-4}},
+    "clip-5": {"grpo": {"optimizer_steps_per_rollout": 5}, "optim": {"lr": RATE_OF_MANY_STEPS}},
+    "dppo-5": {
+        "grpo": {"optimizer_steps_per_rollout": 5, "objective": "dppo"},
+        "optim": {"lr": RATE_OF_MANY_STEPS},
+    },
     "nft": {"nft": {"noisy_rollout": True}},
 }
-"""What differs from the demo's explore, by arm: first-two is the demo's own noise, in the first two steps."""
+"""What differs from the demo's explore at `RATE`, by arm: first-two is the demo's own noise, in the first two steps."""
 
 ORDER = (BASE, *ARMS)
 
@@ -41,7 +45,7 @@ def algorithm_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
     demo = demo_plan(seed=seed, threads=threads, quick=False)
     longer = lengthened(demo.explore, UPDATES)
     run = replace(longer.run, eval_every_updates=EVERY, save_every_updates=EVERY, eval_images=WATCHED)
-    common = replace(longer, run=run)
+    common = replace(longer, run=run, optim=replace(longer.optim, lr=RATE))
     return ExperimentPlan(
         seed=seed,
         arms=tuple(Arm(name=name, config=_changed(common, name, changes)) for name, changes in ARMS.items()),

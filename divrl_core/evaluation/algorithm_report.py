@@ -20,7 +20,11 @@ from .svg import open_charts, plain_tick, style
 
 PAGE = "experiment.md"
 COSTS = {"model_evaluations": "model evaluations, thousands", "cpu_seconds": "processor seconds"}
-REACHED = {"selection": "held-out reward", "turned_share": "in another pose, share"}
+REACHED = {
+    "selection": "held-out reward",
+    "turned_share": "in another pose, share",
+    "clean_share": "whole, share",
+}
 SCALE = {"model_evaluations": 1e-3, "cpu_seconds": 1.0}
 _CURVE_PX = (420, 300)
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#999999", "#8a6d00")
@@ -43,7 +47,7 @@ def page(results: Results) -> str:
         f"Written by `divrl-train experiment algorithms` from {count} cells, a model and seed each. Every algorithm "
         "starts from the base, is paid for nSSM, and makes as many updates of 50 pictures.",
         "## Against compute",
-        "![Held-out reward and turned pictures against compute](compute.png)",
+        "![Held-out reward, turned and whole pictures against compute](compute.png)",
         "*A line a seed, thick their mean; held-out pictures as the run itself saw them. A forward counts 1, with its "
         "backward 3.*",
         "## At the end",
@@ -55,7 +59,7 @@ def page(results: Results) -> str:
 
 
 def end_table(results: Results) -> str:
-    """Held-out reward and turned share after the last update, with what it cost; mean over seeds ± their spread."""
+    """What was reached after the last update, and what it cost; mean over seeds ± their spread."""
     rows = [["algorithm", *REACHED.values(), *COSTS.values()]]
     for name in results.models:
         if name == BASE:
@@ -93,7 +97,7 @@ def compute_png(results: Results) -> bytes:
 
 
 def _compute(results: Results) -> Figure:
-    figure, axes = open_charts(4, *_CURVE_PX)
+    figure, axes = open_charts(len(REACHED) * len(COSTS), *_CURVE_PX)
     names = [name for name in results.models if name != BASE]
     for axis, (reached, cost) in zip(axes, itertools.product(REACHED, COSTS), strict=True):
         for name, colour in zip(names, _PALETTE, strict=False):

@@ -64,7 +64,7 @@ def explore_config(*, seed: int, threads: int | None, quick: bool) -> TrainConfi
         model=_MODEL,
         lora=LoraConfig(rank=16),
         data=_data(quick),
-        reward=RewardConfig(kind="nssm", backbone=_BACKBONE),
+        reward=RewardConfig(kind="nssm", structure="nssm", backbone=_BACKBONE),
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
         optim=OptimConfig(lr=7e-4, ema_decay=0.8),
@@ -82,7 +82,9 @@ def suppress_config(*, seed: int, threads: int | None, quick: bool) -> TrainConf
         model=_MODEL,
         lora=LoraConfig(rank=16),
         data=_data(quick),
-        reward=RewardConfig(kind="gated", gate=0.97, penalty_weight=10.0, backbone=_BACKBONE),
+        reward=RewardConfig(
+            kind="gated", structure="nssm", gate=0.97, penalty_weight=10.0, backbone=_BACKBONE
+        ),
         rollout=_ROLLOUT,
         grpo=_grpo(quick),
         optim=OptimConfig(lr=5e-4, ema_decay=0.8),

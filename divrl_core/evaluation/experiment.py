@@ -163,8 +163,8 @@ def is_done(path: Path, made: Mapping[str, Any]) -> bool:
     """Whether the cell is there and follows from the same settings and model."""
     if not path.is_file():
         return False
-    defaults = {row.name: row.default for kind in (CfmConfig, TrainConfig) for row in list_settings(kind)}
-    return follows_alike(read_cell(path)["made_with"]["parts"], made["parts"], defaults)
+    then = {row.name: row.formerly for kind in (CfmConfig, TrainConfig) for row in list_settings(kind)}
+    return follows_alike(read_cell(path)["made_with"]["parts"], made["parts"], then)
 
 
 def _train(plan: ExperimentPlan, name: str, folder: Path, data: RunData | None) -> Path | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..config import RewardConfig, TrainConfig
+from ..config import TrainConfig
 from ..config_cfm import CfmConfig
 from .demo_settings import DemoEvaluation, demo_plan
 
@@ -70,7 +70,7 @@ def experiment_plan(*, seed: int, threads: int | None) -> ExperimentPlan:
     whole = EXPLORE_UPDATES + SUPPRESS_UPDATES
 
     def rival(kind: Literal["vsm", "linear"], vsm_weight: float = 0.5) -> TrainConfig:
-        reward = RewardConfig(kind=kind, vsm_weight=vsm_weight, backbone=demo.explore.reward.backbone)
+        reward = replace(demo.explore.reward, kind=kind, vsm_weight=vsm_weight)
         return replace(lengthened(demo.explore, whole), reward=reward, optim=demo.suppress.optim)
 
     explore = lengthened(demo.explore, EXPLORE_UPDATES)

@@ -93,9 +93,9 @@ def rewards_of(
         return paid
     measures = {
         name: torch.tensor([_value(sample, name) for sample in samples], dtype=torch.float64)
-        for name in measures_in(reward) or {reward.structure}
+        for name in measures_in(reward) or {reward.paid_structure}
     }
-    formula = reward if reward.kind in FORMULAS else replace(RewardConfig(), structure=reward.structure)
+    formula = reward if reward.kind in FORMULAS else replace(RewardConfig(), structure=reward.paid_structure)
     values: list[float] = formula_total(formula, measures, gates).tolist()
     return values
 

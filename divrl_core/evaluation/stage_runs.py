@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import from_mapping, to_mapping
 from ..config_cfm import CfmConfig
+from ..settings import as_recorded
 from ..training.cfm_loop import train_cfm
 from ..training.checkpoint import check_same_settings
 from ..training.data import RunData
@@ -29,7 +30,7 @@ def run_stage(config: RunSettings, folder: Path, data: RunData | None = None) ->
     if is_finished(config, folder):
         saved, now = (
             from_mapping(type(config), values, str(folder))
-            for values in (read_run(folder).settings, to_mapping(config))
+            for values in (as_recorded(type(config), read_run(folder).settings), to_mapping(config))
         )
         check_same_settings(*(to_mapping(_lasting(one)) for one in (saved, now)), done_updates=0)
         logger.info("%s is finished: %s", config.stage, best)

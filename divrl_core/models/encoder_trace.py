@@ -149,7 +149,7 @@ def _vae_size(
     return PartSize(weights=bytes_of(vae), working=live.peak, flops=sum(live.flops.values()))
 
 
-EXACT_TOO = 3  # structure is kept in float32, and in float64 for faint ones
+EXACT_TOO = 4 + 8  # bytes of a number of a structure: it is kept in float32, and in float64 for faint ones
 
 
 def reward_size(config: RewardConfig, *, batch: int, size_px: int) -> tuple[PartSize, int]:
@@ -165,7 +165,9 @@ def reward_size(config: RewardConfig, *, batch: int, size_px: int) -> tuple[Part
 
 
 def backbone_size(config: BackboneConfig, *, batch: int, size_px: int) -> tuple[PartSize, int]:
-    """The reward's backbone on `batch` pictures, and the bytes of one reference's features at most (no mask)."""
+    """The reward's backbone on `batch` pictures, and the bytes of one reference's features at most: of an object that
+    fills the picture, with what `nssm_cropped` needs of it.
+    """
     from .features.base import ONE_AT_A_TIME
 
     one, reference = _backbone_size(config, size_px)
@@ -185,12 +187,19 @@ def _backbone_size(config: BackboneConfig, size_px: int) -> tuple[PartSize, int]
         live = _live(module, lambda: backbone.extract(torch.empty(1, 3, size_px, size_px)), "cuda")
         features = backbone.extract(torch.empty(1, 3, size_px, size_px))
         cells = [features.semantic, *(visual.values for visual in features.visual)]
-        structure = EXACT_TOO * features.structure.nbytes // backbone.settings.score.nssm_pool**2
-        reference = structure + sum(values.nbytes for values in cells)
+        channels, count = features.structure.shape[1], features.structure[0, 0].numel()
+        pooled = count // backbone.settings.score.nssm_pool**2
+        structures = _structure_bytes(pooled, channels) + _structure_bytes(count, channels)
+        reference = structures + sum(values.nbytes for values in cells)
     return (
         PartSize(weights=bytes_of(module), working=live.peak, flops=sum(live.flops.values())),
         reference,
     )
+
+
+def _structure_bytes(cells: int, channels: int) -> int:
+    """Of a structure as nSSM keeps it: its cells, and their products where these are fewer (rewards/nssm.py)."""
+    return EXACT_TOO * (cells * channels + (cells**2 if cells < channels else 0))
 
 
 def _text_peak(encoder: nn.Module, length: int) -> int:

@@ -16,6 +16,7 @@ from .correspondence import Correspondence, correspondences
 from .cropped import cropped_nssm
 from .features import FeatureBatch
 from .matched import matched_distance
+from .nssm import nssm
 from .similarity import cosine_matrix, to_cells
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def more_measures(
 ) -> dict[str, Tensor]:
     """The measures of these names, each (B,), NaN = undefined.
 
-    - nssm_cropped: nSSM inside the subject's box, in [0, 2] (cropped.py).
+    - nssm_cropped: nSSM inside the subject's box, in [0, 2] (cropped.py). Where too few cells are found to make a box
+      of, nSSM itself: a picture that has lost its subject has a reward, and a gate can punish it. Of a mask that holds
+      too few cells it is undefined.
     - matched: D_ts of the places found, in [0, 1] (matched.py).
     - coverage: share of the object's cells that are found, in [0, 1] (correspondence.py).
     - extent: how many cells of the picture match some cell of the object, for each that does so in the reference's own
@@ -66,8 +69,9 @@ def more_measures(
         if "nssm_cropped" in names:
             if reference.cropped is None:
                 raise ValueError("nssm_cropped needs a reference that was prepared for it: with_crop=True")
-            measured["nssm_cropped"] = cropped_nssm(
-                generated.structure, found, reference.cropped, masks=masks
+            cropped = cropped_nssm(generated.structure, found, reference.cropped, masks=masks)
+            measured["nssm_cropped"] = (
+                _or_uncropped(cropped, generated, reference) if masks is None else cropped
             )
         if "matched" in names:
             measured["matched"] = matched_distance(found)
@@ -83,6 +87,13 @@ def more_measures(
             )
         measured["cosine"] = F.cosine_similarity(generated.image.float(), reference.image.float())
     return measured
+
+
+def _or_uncropped(cropped: Tensor, generated: FeatureBatch, reference: ReferenceFeatures) -> Tensor:
+    lost = cropped.isnan()
+    if not lost.any():
+        return cropped
+    return cropped.masked_scatter(lost, nssm(generated.structure[lost], reference.structure))
 
 
 def matching_cells(semantic: Tensor, target: Tensor, *, tau_s: float, masks: Tensor | None = None) -> Tensor:

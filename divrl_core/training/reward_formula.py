@@ -28,7 +28,7 @@ def gates_of(config: RewardConfig, backbone: Backbone, second: Backbone | None =
 
 def measures_in(config: RewardConfig) -> frozenset[str]:
     """The measures that the reward is made of, by name; of a function or a server, none that is known here."""
-    structure: set[str] = {config.structure}
+    structure: set[str] = {config.paid_structure}
     gates = {gate.measure for gate in config.asked}
     parts: dict[str, set[str]] = {
         "nssm": structure,
@@ -51,7 +51,7 @@ def formula_total(config: RewardConfig, measures: Mapping[str, Tensor], gates: M
     """
     if config.kind == "vsm":
         return measures["vsm"]
-    structure = measures[config.structure]
+    structure = measures[config.paid_structure]
     if config.structure_cap is not None:
         structure = structure.clamp_max(config.structure_cap)
     match config.kind:

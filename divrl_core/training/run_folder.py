@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import TrainConfig, from_mapping, to_mapping
 from ..config_cfm import CfmConfig
 from ..models.lora_export import export_lora
+from ..settings import as_recorded
 from .checkpoint import Best, TrainState, check_same_settings, latest_checkpoint, load_checkpoint
 from .files import copy_atomic, write_atomic_text
 from .metrics_log import MetricsLog
@@ -145,7 +146,7 @@ class RunFolder:
             logger.info("%s was stopped before its first checkpoint: it begins again", self.path)
             return None
         state = load_checkpoint(latest)
-        # What was no setting yet when the run began counts as its default.
-        saved = to_mapping(from_mapping(type(config), state.settings, str(latest)))
+        then = as_recorded(type(config), state.settings)
+        saved = to_mapping(from_mapping(type(config), then, str(latest)))
         check_same_settings(saved, to_mapping(config), done_updates=state.update)
         return state

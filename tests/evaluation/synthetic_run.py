@@ -43,7 +43,7 @@ def make_run(
             run=run, grpo=GrpoConfig(group_size=12, groups_per_update=8, micro_batch=12)
         )
     else:
-        reward = RewardConfig(kind="gated", gate=0.55)
+        reward = RewardConfig(kind="gated", gate=0.55, recipe="paper")
         config = TrainConfig.suppress(init_lora=init_lora or "runs/explore", run=run, reward=reward)
     (path / "heldout").mkdir(parents=True, exist_ok=True)
     (path / "lora").mkdir(exist_ok=True)

@@ -29,7 +29,7 @@ from divrl_core.evaluation.experiment_results import (
     above_the_linear_line,
     expectations,
 )
-from divrl_core.evaluation.made_with import follows_alike
+from divrl_core.evaluation.made_with import follows_alike, model_hashes
 from divrl_core.evaluation.stage_runs import run_stage
 from divrl_core.training.data import RunData
 
@@ -146,6 +146,16 @@ def test_a_setting_that_came_later_does_not_undo_a_cell_while_it_has_its_default
     assert follows_alike(rival, rival | {"linear-0.2.grpo.new": [1, 2]}, defaults), "a name with a dot"
     assert not follows_alike(before, {"model/x": "1"}, defaults), "a setting that is gone"
     assert not follows_alike(before, before | {"model/y": "2"}, defaults), "a file that came"
+
+
+def test_loras_beside_the_model_undo_no_cell(tmp_path):
+    """They are made from the model; cells of before they were shipped, or between two of them, are as good."""
+    for name in ("transformer/a.safetensors", "loras/explore.safetensors"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    assert set(model_hashes(tmp_path)) == {"model/transformer/a.safetensors"}
+    before = model_hashes(tmp_path) | {"model/loras/explore.safetensors": "1"}
+    assert follows_alike(before, model_hashes(tmp_path), {})
 
 
 def test_a_file_in_the_place_of_the_cells_is_refused_before_anything_is_trained(tiny_pipeline, tmp_path):

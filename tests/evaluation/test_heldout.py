@@ -108,7 +108,7 @@ KINDS = ("nssm", "gated", "vsm", "linear", "brightness")
 
 
 def selection_of(kind: str, samples: list[SampleScore], gate: float = 0.6) -> dict[str, float]:
-    reward = RewardConfig(kind=kind, vsm_weight=0.25, penalty_weight=5.0)  # type: ignore[arg-type]
+    reward = RewardConfig(kind=kind, recipe="paper", vsm_weight=0.25, penalty_weight=5.0)  # type: ignore[arg-type]
     return selection_summary(reward, samples, gates={"vsm": gate})
 
 

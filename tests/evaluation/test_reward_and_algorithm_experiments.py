@@ -68,10 +68,10 @@ def cell(model: str, seed: int, *, value: float = 0.4) -> Cell:
         for place in range(4)
     )
     curve = [
-        {"arm": model, "kind": "heldout", "update": 0, "selection": 0.1, "turned_share": 0.0},
-        {"arm": model, "kind": "train", "update": 1, "model_evaluations": 900, "cpu_seconds": 2.0},
-        {"arm": model, "kind": "train", "update": 2, "model_evaluations": 1100, "cpu_seconds": 3.0},
-        {"arm": model, "kind": "heldout", "update": 2, "selection": value, "turned_share": 0.5},
+        {"kind": "heldout", "update": 0, "selection": 0.1, "turned_share": 0.0, "clean_share": 0.9},
+        {"kind": "train", "update": 1, "model_evaluations": 900, "cpu_seconds": 2.0},
+        {"kind": "train", "update": 2, "model_evaluations": 1100, "cpu_seconds": 3.0},
+        {"kind": "heldout", "update": 2, "selection": value, "turned_share": 0.5, "clean_share": 0.2},
     ]
     return Cell(
         model=model,
@@ -94,7 +94,7 @@ def test_the_page_of_algorithms_tells_ends_and_costs_over_seeds() -> None:
     results = Results(
         [cell(BASE, 0), *(cell("nft", seed, value=0.4 + 0.1 * seed) for seed in (0, 1))], (BASE, "nft")
     )
-    assert "| nft | 0.450 ± 0.071 | 0.500 ± 0.000 | 2.0 ± 0.0 | 5.0 ± 0.0 |" in end_table(results)
+    assert "| nft | 0.450 ± 0.071 | 0.500 ± 0.000 | 0.200 ± 0.000 | 2.0 ± 0.0 | 5.0 ± 0.0 |" in end_table(results)
     assert "3 cells" in algorithm_page(results)
     assert Image.open(io.BytesIO(compute_png(results))).size[0] > 600
 

@@ -67,6 +67,8 @@ def tiny_stage(pipeline: Path, stage: str) -> TrainConfig:
         "min_valid_fraction": 0.0,
     }
     if stage == "explore":
-        return TrainConfig.explore(reward=RewardConfig(kind="nssm"), grpo=GrpoConfig(**grpo), **sections)
-    reward = RewardConfig(kind="gated")
+        return TrainConfig.explore(
+            reward=RewardConfig(kind="nssm", recipe="paper"), grpo=GrpoConfig(**grpo), **sections
+        )
+    reward = RewardConfig(kind="gated", recipe="paper")
     return TrainConfig.suppress(init_lora="explore", reward=reward, grpo=GrpoConfig(**grpo), **sections)

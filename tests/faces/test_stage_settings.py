@@ -62,6 +62,17 @@ def test_a_resumed_run_has_the_settings_it_was_started_with(explore_run: Path) -
     assert (config.run.updates, config.run.seed, config.lora.rank) == (60, 7, 16)
 
 
+def test_a_run_of_before_structure_was_a_setting_goes_on_with_what_it_paid(explore_run: Path) -> None:
+    file = explore_run / "settings.yaml"
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    del settings["reward"]["structure"], settings["reward"]["recipe"]
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert resolve_resumed("explore", explore_run, []).reward.paid_structure == "nssm"
+    inherited = inherited_settings(explore_run, explore_run / "lora" / "best.safetensors")
+    inherited["run"]["init_lora"] = "a.safetensors"
+    assert resolve("suppress", inherited=inherited).reward.paid_structure == "nssm"
+
+
 def test_written_settings_are_complete_and_read_back_the_same(tmp_path: Path) -> None:
     config = TrainConfig.explore(run=RunConfig(mixed_precision="no", tracker=None))
     assert yaml.safe_load(to_yaml(config)) == to_mapping(config)

@@ -276,8 +276,8 @@ def test_a_plan_counts_the_published_sizes_and_reads_no_file() -> None:
     assert sum(value.numel() for value in module.vae.parameters()) == encoder
     assert len(module.unet.state_dict()) == 686
     assert size.weights > 4 * (unet + encoder)
-    # semantic and visual features of 384 x 48 x 48 in float32; structure pooled 2 x 2, in float32 and float64
-    assert reference == (2 * 48 * 48 + 3 * 24 * 24) * 384 * 4
+    # semantic and visual features of 384 x 48 x 48 in float32; structure, pooled 2 x 2 and cropped, in both precisions
+    assert reference == (2 * 48 * 48 + 3 * (24 * 24 + 48 * 48)) * 384 * 4
     # one picture after the other: the memory of one, whatever the batch
     assert size.working == backbone_size(config, batch=1, size_px=512)[0].working > 2**30
 

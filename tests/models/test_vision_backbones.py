@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from divrl_core.config import BackboneConfig
 from divrl_core.models.encoder_trace import backbone_size
-from divrl_core.models.features.base import LoadedBackbone, backbone_class
+from divrl_core.models.features.base import LoadedBackbone, backbone_class, load_backbone
 from divrl_core.models.features.colour import weighted_oklab
 from divrl_core.rewards.score import reference_features, score_images
 from tests.models.small_vision import pictures, save_model, small_model, write_processor
@@ -278,8 +279,27 @@ def test_a_plan_needs_config_json_alone_and_counts_what_is_there(
     tensors = [*held.parameters(), *held.buffers()]
     assert size.weights == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert size.working > 2 * 3 * 56**2 * 4 and size.flops > 1e6
-    # semantic, patches, structure in float32 and float64; colour
-    assert reference == ((2 + 3) * 32 + 3) * 49 * 4
+    # semantic, patches, structure (whole and cropped) in float32 and float64; colour
+    assert reference == ((2 + 2 * 3) * 32 + 3) * 49 * 4
+
+
+@pytest.mark.parametrize("name", ["lite0", "pocket"])
+def test_a_plan_counts_a_reference_as_it_is_kept(name: Literal["lite0", "pocket"]) -> None:
+    """Of an object that fills the picture; small sums and indices, which the plan leaves out, are a few percent."""
+    config = BackboneConfig(name=name)
+    backbone = load_backbone(config)
+    kept = reference_features(backbone.extract(torch.rand(1, 3, 64, 64)), None, backbone.settings.score)
+    _, planned = backbone_size(config, batch=1, size_px=64)
+    assert planned <= bytes_within(kept) < 1.05 * planned
+
+
+def bytes_within(value: object) -> int:
+    """The bytes of all tensors in a dataclass or tuple."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if is_dataclass(value):
+        return sum(bytes_within(getattr(value, field.name)) for field in fields(value))
+    return sum(map(bytes_within, value)) if isinstance(value, tuple) else 0
 
 
 def test_a_plan_says_where_it_knows_no_sizes() -> None:

@@ -148,6 +148,18 @@ def test_half_an_object_has_half_the_extent() -> None:
     assert measured["coverage"].item() == pytest.approx(0.5)
 
 
+def test_a_picture_that_lost_its_subject_is_measured_uncropped_and_those_beside_it_as_alone() -> None:
+    """Left out, it would not be punished: a policy that draws nothing would never hear of it."""
+    reference = of_reference()
+    kept, lost = scene(5, 4), scene(3, 2, seed=7)
+    both = FeatureBatch.cat([lost, kept])
+    scores = score_images(both, reference, SETTINGS, more=("nssm_cropped", "matched"))
+    alone = score_images(kept, reference, SETTINGS, more=("nssm_cropped",))
+    assert scores.more["matched"][0].isnan()
+    assert scores.more["nssm_cropped"][0] == scores.nssm[0] > 0.5
+    assert torch.equal(scores.more["nssm_cropped"][1:], alone.more["nssm_cropped"])
+
+
 def test_masks_limit_where_cells_are_found() -> None:
     nowhere = torch.zeros(1, *GRID, dtype=torch.bool)
     reference = of_reference()

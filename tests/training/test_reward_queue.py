@@ -46,7 +46,7 @@ def rewarder_of(
         assert judge is not None
         return judge(pictures)
 
-    config = RewardConfig(kind="gated")
+    config = RewardConfig(kind="gated", recipe="paper")
     given = None if judge is None else OwnReward(own, "own")
     return Rewarder(config, backbone, size_px=SIZE_PX, judge=given, is_apart=is_apart)
 

@@ -44,10 +44,13 @@ def scores(nssm: list[float], vsm: list[float]) -> Scores:
 
 
 def test_the_reference_itself_has_no_structural_difference_and_full_identity(backbone: Backbone) -> None:
-    reward = rewarder(backbone, "nssm").reward(pictures(), REFERENCES, ANT)
+    reward = rewarder(backbone, "nssm", recipe="paper").reward(pictures(), REFERENCES, ANT)
     assert reward.nssm[0] == pytest.approx(0, abs=1e-5) and reward.vsm[0] == 1
     assert (reward.nssm[1:] > 0.05).all()
     assert torch.equal(reward.total, reward.nssm)
+    default = rewarder(backbone, "nssm").reward(pictures(), REFERENCES, ANT)
+    assert torch.equal(default.total, default.more["nssm_cropped"])
+    assert default.total[0] == pytest.approx(0, abs=1e-5) and (default.total[1:] > 0.05).all()
 
 
 def test_scores_of_many_references_in_one_pass_equal_those_taken_one_by_one(backbone: Backbone) -> None:
@@ -72,7 +75,7 @@ def test_scores_of_many_references_in_one_pass_equal_those_taken_one_by_one(back
     ],
 )
 def test_each_named_reward_is_its_formula(kind: str, expected: list[float]) -> None:
-    config = RewardConfig(kind=kind, penalty_weight=5.0, vsm_weight=0.75)  # type: ignore[arg-type]
+    config = RewardConfig(kind=kind, recipe="paper", penalty_weight=5.0, vsm_weight=0.75)  # type: ignore[arg-type]
     total = formula_total(config, scores([0.5, 0.5], [0.7, 0.2]).by_name, {"vsm": 0.6})
     assert total.tolist() == pytest.approx(expected)
 
@@ -172,7 +175,7 @@ def test_brightness_is_the_mean_pixel_and_measures_nothing_else(backbone: Backbo
 
 @pytest.mark.parametrize("kind", ["gated", "vsm", "linear"])
 def test_a_reward_that_needs_an_undefined_score_is_undefined_and_not_zero(kind: str) -> None:
-    config = RewardConfig(kind=kind)  # type: ignore[arg-type]
+    config = RewardConfig(kind=kind, recipe="paper")  # type: ignore[arg-type]
     total = formula_total(config, scores([0.5, 0.5], [float("nan"), 0.5]).by_name, {"vsm": 0.6})
     assert total.isnan().tolist() == [True, False]
 

@@ -71,7 +71,7 @@ def tiny_config(
         "model": ModelConfig(path=str(pipeline), gradient_checkpointing=False, image_size_px=SIZE_PX),
         "lora": LoraConfig(rank=4),
         "data": DataConfig(),
-        "reward": RewardConfig(kind=kind),  # type: ignore[arg-type]
+        "reward": RewardConfig(kind=kind, recipe="paper"),  # type: ignore[arg-type]
         "rollout": RolloutConfig(steps=3, stochastic_steps=(0, 1)),
         "grpo": GrpoConfig(group_size=6, groups_per_update=2, micro_batch=3, clip_range=1e-3),
         "optim": OptimConfig(lr=1e-3),
