@@ -12,7 +12,7 @@ from divrl_core.config_reward import BackboneName
 
 from .dry_run import print_dry_run
 from .interruption import resumable
-from .options import backbone_options, device_of, flag, number, output_folder, seed_option, text
+from .options import backbone_options, device_of, flag, number, output_folder, path, seed_option, text
 from .picture_options import sampling_options
 from .processes import is_first
 from .segmenter_options import segmenter_options
@@ -20,6 +20,7 @@ from .stage import share_out
 
 if TYPE_CHECKING:
     from divrl_core.config import SegmenterConfig
+    from divrl_core.evaluation.contest.evaluated import Evaluation
 
 GO_ON = "the same command"
 
@@ -77,7 +78,32 @@ GO_ON = "the same command"
     default=1,
     help="Processes that share pictures and scoring, one a GPU; pictures do not depend on how many.",
 )
+@text(
+    "--sort-by", metavar="METRIC", absent="one of identity", help="What pictures in the report are sorted by."
+)
+@path(
+    "--samples",
+    metavar="FOLDER",
+    absent="none",
+    help="Write the pictures there too, a folder a model, as DreamBench++'s own scripts read them.",
+)
 @output_folder("runs/evaluation", "The evaluation's folder; what is there of the same settings is kept.")
+@flag("--blind", "Make nothing: let a person judge the pictures in --output, in a browser, models unnamed.")
+@text("--judge", metavar="NAME", default="judge", help="With --blind: who judges; answers are kept by name.")
+@number(
+    "--pairs",
+    metavar="COUNT",
+    kind=click.IntRange(min=1),
+    absent="all",
+    help="With --blind: at most so many.",
+)
+@number(
+    "--port",
+    metavar="PORT",
+    kind=click.IntRange(0, 65535),
+    absent="any",
+    help="With --blind: where it listens.",
+)
 @flag("--dry-run", "Check every input, tell what would be done and what is there; load and write nothing.")
 def evaluate(
     benchmark: str,
@@ -98,7 +124,13 @@ def evaluate(
     backbone_path: str | None,
     segmenter: SegmenterConfig | None,
     processes: int,
+    sort_by: str | None,
+    samples: Path | None,
     output: Path,
+    blind: bool,
+    judge: str,
+    pairs: int | None,
+    port: int | None,
     dry_run: bool,
 ) -> None:
     """Compare models on a benchmark: each makes the same pictures, each picture is measured alike.
@@ -113,9 +145,17 @@ def evaluate(
     \b
     divrl-train evaluate --benchmark pocket:16 --model base --model runs/suppress --model best-of-8
 
-    Killed at any moment, the same command goes on.
+    Killed at any moment, the same command goes on. Open report.html in the folder; then judge for yourself:
+
+    \b
+    divrl-train evaluate --output runs/evaluation --blind
     """
+    if blind:
+        judge_blind(output, judge=judge, seed=seed, pairs=pairs, port=port or 0)
+        return
+
     from divrl_core.evaluation.contest.opening import Words, open_contest
+    from divrl_core.evaluation.contest.results import samples_problems
     from divrl_core.evaluation.contest.settings import ContestSettings
 
     settings = ContestSettings(
@@ -139,6 +179,8 @@ def evaluate(
         prompts=prompts,
     )
     contest = open_contest(words, settings)
+    if samples is not None and (problems := samples_problems(contest, samples)):
+        raise ValueError("\n".join(problems))
     if dry_run:
         from divrl_core.evaluation.contest.dry_run import contest_lines
 
@@ -146,13 +188,50 @@ def evaluate(
         return
     share_out(processes, sharded=False, go_on=GO_ON)
 
+    from divrl_core.evaluation.contest.results import write_results
     from divrl_core.evaluation.contest.run import evaluate_models
     from divrl_core.training.start import join_processes
 
     with resumable(GO_ON):
-        evaluate_models(contest, output, join_processes(output, device=settings.device))
+        evaluation = evaluate_models(
+            contest,
+            output,
+            join_processes(output, device=settings.device),
+            write=lambda done: write_results(contest, done, sort_by=sort_by, samples=samples),
+        )
     if is_first():
-        click.echo(f"evaluated: {output}")
+        tell(evaluation)
+
+
+def tell(evaluation: Evaluation) -> None:
+    """What came of it, in a few lines."""
+    from divrl_core.evaluation.evaluation_pages.write import PAGE
+    from divrl_core.evaluation.standings.standings import Standings
+    from divrl_core.evaluation.standings.verdict import headline
+
+    click.echo(headline(Standings(evaluation)))
+    click.echo(f"report: {evaluation.folder / PAGE}")
+
+
+def judge_blind(output: Path, *, judge: str, seed: int, pairs: int | None, port: int) -> None:
+    """Serve the blind page until Ctrl-C, then tell what came of it; the next evaluation's report has it too."""
+    from divrl_core.evaluation.blind.agreement import agreement_lines, agreement_of
+    from divrl_core.evaluation.blind.answers import read_judgements
+    from divrl_core.evaluation.blind.server import open_blind
+    from divrl_core.evaluation.contest.evaluated import read_evaluation
+
+    evaluation = read_evaluation(output)
+    with open_blind(evaluation, judge=judge, seed=seed, most=pairs, port=port) as server:
+        click.echo(f"judge at {server.url}; every answer is kept at once, Ctrl-C ends")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("")
+    agreement = agreement_of(evaluation, read_judgements(output))
+    if agreement is None:
+        click.echo("nothing was judged")
+        return
+    click.echo("\n".join(agreement_lines(agreement)))
 
 
 def _side(size_px: tuple[int, int] | None) -> int | None:

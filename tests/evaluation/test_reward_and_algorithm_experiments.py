@@ -94,7 +94,9 @@ def test_the_page_of_algorithms_tells_ends_and_costs_over_seeds() -> None:
     results = Results(
         [cell(BASE, 0), *(cell("nft", seed, value=0.4 + 0.1 * seed) for seed in (0, 1))], (BASE, "nft")
     )
-    assert "| nft | 0.450 ± 0.071 | 0.500 ± 0.000 | 0.200 ± 0.000 | 2.0 ± 0.0 | 5.0 ± 0.0 |" in end_table(results)
+    assert "| nft | 0.450 ± 0.071 | 0.500 ± 0.000 | 0.200 ± 0.000 | 2.0 ± 0.0 | 5.0 ± 0.0 |" in end_table(
+        results
+    )
     assert "3 cells" in algorithm_page(results)
     assert Image.open(io.BytesIO(compute_png(results))).size[0] > 600
 

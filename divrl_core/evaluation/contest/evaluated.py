@@ -2,7 +2,7 @@
 
 OUTPUT/evaluation.json              benchmark, questions, models, metrics with their sources
 OUTPUT/pictures/MODEL/REFERENCE/NUMBER_K.png
-OUTPUT/references/REFERENCE.png     each reference as models were shown it
+OUTPUT/references/REFERENCE.png     each reference as models were shown it, its mask as REFERENCE.mask.png
 OUTPUT/scores/MODEL.jsonl           see records.py
 """
 

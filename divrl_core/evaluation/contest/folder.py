@@ -83,8 +83,10 @@ def begin_folder(contest: Contest, output: Path) -> dict[str, list[PictureName]]
         gather_scores(scores_file(output, name))
     write_made(output / SCORES, _scored_with(contest, made))
     for reference_id in contest.benchmark.reference_ids:
-        picture = contest.benchmark.references.load(reference_id, contest.base.size_px).image
-        write_picture(output / REFERENCES / f"{reference_id}.png", picture)
+        reference = contest.benchmark.references.load(reference_id, contest.base.size_px)
+        write_picture(output / REFERENCES / f"{reference_id}.png", reference.image)
+        mask = reference.mask.float().expand(3, -1, -1)
+        write_picture(output / REFERENCES / f"{reference_id}.mask.png", mask)
     missing = missing_by_model(contest, output)
     total = len(contest.names) * len(contest.entries)
     logger.info("%d of %d pictures are there", total - sum(map(len, missing.values())), total)

@@ -32,8 +32,8 @@ class Words:
 
 def open_contest(words: Words, settings: ContestSettings) -> Contest:
     """Open and check everything; no model is read. Raises ValueError or FileNotFoundError with all that is wrong."""
-    from ..benchmarks.opening import open_benchmark  # type: ignore[import-not-found,unused-ignore]
-    from ..metrics import registry  # type: ignore[attr-defined,unused-ignore]
+    from ..benchmarks.opening import open_benchmark
+    from ..metrics import registry
 
     entries = parse_entries(words.models)
     is_pocket = words.benchmark.partition(":")[0] == POCKET  # its masks are exact
@@ -59,7 +59,7 @@ def open_contest(words: Words, settings: ContestSettings) -> Contest:
 
 def _waiting(choice: Any, settings: ContestSettings, benchmark: Benchmark) -> ScorerSource:
     """The scorer of a registry's choice, to be loaded when its turn comes."""
-    from ..metrics import registry  # type: ignore[attr-defined,unused-ignore]
+    from ..metrics import registry
 
     def load(device: torch.device) -> Scorer:
         references = benchmark.references
@@ -78,7 +78,7 @@ def _waiting(choice: Any, settings: ContestSettings, benchmark: Benchmark) -> Sc
 def _finished(
     folder: Path, questions: Sequence[Question], pictures_each: int, *, is_part: bool
 ) -> Mapping[PictureName, Path]:
-    from ..benchmarks.finished import find_finished  # type: ignore[import-not-found,unused-ignore]
+    from ..benchmarks.finished import find_finished
 
     found: Mapping[PictureName, Path] = find_finished(
         folder, questions, pictures_each=pictures_each, is_part=is_part

@@ -26,7 +26,7 @@ class Metric:
 
     name: in files, lower case with underscores. label: in tables ("CLIP-T"). meaning: one sentence. better: which way.
     of_sets: its values are of all pictures of one question together, not of single ones. counts_style: whether
-    questions that ask for another style count; measures of identity leave them out.
+    questions whose reference is a style count; measures of identity leave them out.
     """
 
     name: str
