@@ -1,4 +1,4 @@
-"""What is written when a contest is over: tables, figures, the page; and pictures as DreamBench++'s scripts read them."""
+"""What is written when a contest is over: tables, figures, a page, and samples as DreamBench++'s scripts read them."""
 
 from __future__ import annotations
 
