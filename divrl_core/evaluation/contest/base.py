@@ -24,6 +24,7 @@ from ...models.lora_file import LoraFile, read_lora
 from ...models.model_names import POCKET
 from ...models.pipeline_config import PipelineConfig, pipeline_config
 from ...models.traced_model import config_key, transformer_on_meta
+from ...settings import as_recorded
 from ...training.preflight import model_problems
 from ..lora_request import guidance_of, layout_of, model_of, trained_with
 from .entries import Entry
@@ -118,7 +119,8 @@ def trained_on(lora: LoraFile | None) -> tuple[str, ...]:
     if not isinstance(section, dict) or "kind" not in section:
         return ()
     try:
-        config = from_mapping(TrainConfig, {"stage": "explore", "reward": section}, "the LoRA's header")
+        settings = as_recorded(TrainConfig, {"stage": "explore", "reward": section})
+        config = from_mapping(TrainConfig, settings, "the LoRA's header")
     except (ValueError, TypeError):  # settings of another version: nothing is known
         return ()
     return tuple(sorted(measures_in(config.reward)))

@@ -79,7 +79,10 @@ def headline(standings: Standings) -> str:
     leads = leading(standings)
     if not leads:
         return f"No one of {len(models)} models is ahead of all others beyond noise."
-    parts = [f"{name} leads on {_count(len(columns))}" for name, columns in leads.items()]
+    behind = {one.model.name: len(one.worse) for one in found}
+    parts = [
+        _lead(name, len(columns), behind.get(name, 0), models[0].name) for name, columns in leads.items()
+    ]
     return f"Beyond noise, {_listed(parts)}."
 
 
@@ -153,6 +156,12 @@ def _kind(standings: Standings, column: Column, model: Model, other: Model, diff
     if standings.standing(column, model if is_ahead else other).is_rewarded:
         return "rewarded"
     return "better" if is_ahead else "worse"
+
+
+def _lead(name: str, leads: int, behind: int, first: str) -> str:
+    """A lead, and what it costs: how many columns are worse than the first model's."""
+    cost = f" (behind {first} on {behind})" if behind else ""
+    return f"{name} leads on {_count(leads)}{cost}"
 
 
 def _headline_of_two(comparison: Comparison) -> str:
