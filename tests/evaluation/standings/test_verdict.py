@@ -74,8 +74,7 @@ def test_headlines_hold_for_one_two_and_more_models_and_for_nothing(made) -> Non
     )
     assert headline(of(made, "base", "trained")).endswith("2 no proof because it was rewarded.")
     assert (
-        headline(Standings(made))
-        == "Beyond noise, better leads on 6 measures (behind base on 4) and "
+        headline(Standings(made)) == "Beyond noise, better leads on 6 measures (behind base on 4) and "
         "trained leads on 3 measures (behind base on 6)."
     )
     assert leads_in_words(Standings(made)).startswith("better leads on diversity over consistency, ")
