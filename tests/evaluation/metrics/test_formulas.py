@@ -9,12 +9,6 @@ import torch
 from torch import Tensor
 
 from divrl_core.evaluation.metrics.copy_paste import copy_excess, copy_paste
-from divrl_core.evaluation.metrics.derived import (
-    consistency,
-    defined_mean,
-    derived_measures,
-    value_if_consistent,
-)
 from divrl_core.evaluation.metrics.dino_dense import sdino
 from divrl_core.evaluation.metrics.si_iou import SiIouScorer, scale_invariant_iou
 from divrl_core.evaluation.metrics.within_set import mean_pairwise, questions_of, set_means
@@ -150,33 +144,3 @@ def test_sets_are_those_of_a_question_in_the_order_of_their_first_pictures() -> 
     values = set_means(shots, lambda first, second: float(first + second))
     assert values is not None and values[:2].tolist() == [2, 4] and math.isnan(values[2])
     assert set_means(shots[-1:], lambda first, second: 0.0) is None
-
-
-# derived
-
-
-def test_consistency_and_diversity_over_it_by_hand() -> None:
-    vsm, nssm = torch.tensor([0.7, 0.6, NAN, 0.9]), torch.tensor([0.2, 9.0, 9.0, 0.6])
-    # .6 is not above .6, and the third is undefined: two of three, mean of .2 and .6
-    assert defined_mean(consistency(vsm, 0.6)) == pytest.approx(2 / 3)
-    assert defined_mean(value_if_consistent(nssm, vsm, 0.6)) == pytest.approx(0.4)
-    assert math.isnan(defined_mean(value_if_consistent(nssm, vsm, 0.95)))
-    assert math.isnan(defined_mean(torch.empty(0)))
-
-
-def test_derived_measures_in_domain_and_out_of_domain_name_their_columns() -> None:
-    columns = {
-        "vsm": torch.tensor([0.7, 0.1]),
-        "nssm": torch.tensor([0.5, 1.0]),
-        "sdino": torch.tensor([0.8, 0.74]),
-    }
-    found = {one.metric.name: one.column(columns) for one in derived_measures(0.6, of="lite0")}
-    ratio, diversity, dino_ratio = (
-        found[name] for name in ("consistency_ratio", "diversity_over_consistency", "dino_consistency_ratio")
-    )
-    assert ratio is not None and ratio.tolist() == [1, 0]
-    assert diversity is not None and diversity[0] == 0.5 and math.isnan(diversity[1])
-    assert dino_ratio is not None and dino_ratio.tolist() == [1, 0]
-    assert found["dino_diversity_over_consistency"] is None  # DINO-nSSM was not measured
-    counts = {one.metric.name: one.metric.counts_style for one in derived_measures(0.6)}
-    assert counts["consistency_ratio"] is False and counts["dino_consistency_ratio"] is True
