@@ -10,11 +10,13 @@ from .dry_run import print_dry_run
 from .interruption import resumable
 from .options import flag, number, path, seed_option, threads_option
 
+PAPERS = ("threshold", "lambda", "features", "backbone", "kl", "advantages", "start")
 FOLDERS = {
     "stages": "docs/experiment",
     "cfm": "docs/cfm",
     "rewards": "docs/rewards-experiment",
     "algorithms": "docs/algorithms-experiment",
+    **dict.fromkeys(PAPERS, "docs/paper-experiments"),
 }
 
 
@@ -61,6 +63,8 @@ def experiment(
     cfm         masked flow matching: ablations, and RL on top
     rewards     explore and suppress by each measure of structure and kind of gate
     algorithms  Flow-GRPO, its windows, Flow-DPPO, DiffusionNFT: one reward against compute
+    threshold, lambda, features, backbone  the paper's ablations
+    kl, advantages, start                  ours; these seven share a folder, and explore's cells
 
     A model of a seed is a cell, one file; it is not made again while its settings and the pocket model stay the same.
 

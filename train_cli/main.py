@@ -22,7 +22,7 @@ from .processes import ERROR_FILE, is_first
 SECTIONS = {
     "See it work": ("demo", "experiment"),
     "Train": ("plan", "cfm", "explore", "suppress", "serve-reward"),
-    "Look and measure": ("sample", "score", "inspect", "report"),
+    "Look and measure": ("sample", "score", "evaluate", "inspect", "report"),
     "Files and models": ("convert", "pocket"),
 }
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names)

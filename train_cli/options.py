@@ -106,6 +106,13 @@ def numbers(*names: str, kind: NumberList, help: str, default: str) -> Callable[
     )
 
 
+class Size(tuple[int, int]):
+    """(height, width) that is written as it was given, WIDTHxHEIGHT, where a command is handed on as words."""
+
+    def __str__(self) -> str:
+        return f"{self[1]}x{self[0]}"
+
+
 class SizeType(click.ParamType[tuple[int, int]]):
     """`512` or `768x512` (width x height) as (height, width); multiples of 16 from 16 up."""
 
@@ -123,7 +130,7 @@ class SizeType(click.ParamType[tuple[int, int]]):
         width, height = int(parts[0]), int(parts[-1])
         if min(width, height) < 16 or width % 16 or height % 16:
             self.fail(f"sides must be multiples of 16 from 16 up, got {value!r}", param, ctx)
-        return height, width
+        return Size((height, width))
 
 
 class NumberList(click.ParamType[tuple[float, ...]]):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .svg import COLOURS, WIDTH_PX, colour_of, open_chart, plain_tick, style, svg_text
@@ -34,29 +35,38 @@ class StageCurve:
         return max((int(row["update"]) for row in [*self.train, *self.heldout]), default=0)
 
 
-def metric_chart(stages: Sequence[StageCurve], metric: str, *, label: str, height_px: int = 230) -> str:
+def metric_chart(
+    stages: Sequence[StageCurve], metric: str, *, label: str, height_px: int = 230, key: str = ""
+) -> str:
     """One metric over the updates of one or more stages, end to end, with the boundary between stages
-    marked.
+    marked. key: goes before the ids, for a page of several runs.
     """
     with style():
-        figure, axes = open_chart(WIDTH_PX, height_px)
-        offset = 0
-        for index, stage in enumerate(stages):
-            colour = colour_of(stage.stage)
-            _draw_training(axes, stage.train, metric, offset, colour)
-            _draw_heldout(axes, stage.heldout, metric, offset, colour)
-            if metric == "vsm" and stage.gate is not None:
-                _draw_gate(axes, stage.gate, stage, offset)
-            if index:
-                axes.axvline(offset, color=COLOURS["muted"], linewidth=0.8, dashes=(2, 3), zorder=1)
-            offset += stage.last_update
-        _name_stages(axes, stages)
-        axes.set_xlim(-0.03 * max(offset, 1), max(offset, 1) * 1.03)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.set_xlabel("update")
-        if metric in ("gate_rate", "clip_share"):
-            axes.set_ylim(-0.03, 1.03)
-        return svg_text(figure, key=f"curve-{metric}", description=_describe_curve(stages, metric, label))
+        figure = metric_figure(stages, metric, height_px=height_px)
+        description = _describe_curve(stages, metric, label)
+        return svg_text(figure, key=f"{key}curve-{metric}", description=description)
+
+
+def metric_figure(stages: Sequence[StageCurve], metric: str, *, height_px: int = 230) -> Figure:
+    """The figure behind it. Call it inside `style()`."""
+    figure, axes = open_chart(WIDTH_PX, height_px)
+    offset = 0
+    for index, stage in enumerate(stages):
+        colour = colour_of(stage.stage)
+        _draw_training(axes, stage.train, metric, offset, colour)
+        _draw_heldout(axes, stage.heldout, metric, offset, colour)
+        if metric == "vsm" and stage.gate is not None:
+            _draw_gate(axes, stage.gate, stage, offset)
+        if index:
+            axes.axvline(offset, color=COLOURS["muted"], linewidth=0.8, dashes=(2, 3), zorder=1)
+        offset += stage.last_update
+    _name_stages(axes, stages)
+    axes.set_xlim(-0.03 * max(offset, 1), max(offset, 1) * 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.set_xlabel("update")
+    if metric in ("gate_rate", "clip_share"):
+        axes.set_ylim(-0.03, 1.03)
+    return figure
 
 
 def _draw_training(axes: Axes, rows: Rows, metric: str, offset: int, colour: str) -> None:

@@ -12,6 +12,8 @@ from .cfm_plan import cfm_plan
 from .cfm_report import write_cfm_report
 from .experiment_plan import ExperimentPlan, experiment_plan
 from .experiment_report import write_experiment_report
+from .paper_plan import PLANS
+from .paper_report import WRITERS
 from .reward_plan import reward_plan
 from .reward_report import write_reward_report
 
@@ -29,4 +31,5 @@ EXPERIMENTS = {
     "cfm": Experiment(cfm_plan, write_cfm_report),
     "rewards": Experiment(reward_plan, write_reward_report),
     "algorithms": Experiment(algorithm_plan, write_algorithm_report),
+    **{name: Experiment(PLANS[name], WRITERS[name]) for name in PLANS},
 }

@@ -25,14 +25,20 @@ class PictureJob:
     seed: int
     stream: str
 
-    def noise(self, shape: Sequence[int]) -> Tensor:
-        """The picture's noise tokens (N, C), float32, on the CPU."""
+    @property
+    def group(self) -> str:
+        """Reference and prompt, as keys of noise name them."""
+        return f"{self.pair.reference_id}\n{self.pair.prompt}"
+
+    def noise(self, shape: Sequence[int], *, candidate: int = 0) -> Tensor:
+        """The picture's noise tokens (N, C), float32, on the CPU; `candidate`: among several drawn for it, from 0."""
         return keyed_noise(
             shape,
             seed=self.seed,
             stream=self.stream,
-            group=f"{self.pair.reference_id}\n{self.pair.prompt}",
+            group=self.group,
             sample=self.sample,
+            step=candidate,
         )
 
 

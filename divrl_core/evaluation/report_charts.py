@@ -45,15 +45,18 @@ def stage_curve(record: RunRecord, results: Sequence[ModelResult]) -> StageCurve
 
 
 def line_charts(
-    stages: Sequence[StageCurve], wanted: Mapping[str, tuple[str, str]], height_px: int
+    stages: Sequence[StageCurve], wanted: Mapping[str, tuple[str, str]], height_px: int, *, key: str = ""
 ) -> list[dict[str, Any]]:
-    """The charts of the metrics that any row holds, each with its name and a sentence."""
+    """The charts of the metrics that any row holds, each with its name and a sentence.
+
+    key: what makes their ids differ from those of other runs on the same page.
+    """
     charts = []
     for metric, (label, meaning) in wanted.items():
         rows = [row for stage in stages for row in [*stage.train, *stage.heldout]]
         if any(is_defined(row.get(metric)) for row in rows):
-            svg = metric_chart(stages, metric, label=label, height_px=height_px)
-            charts.append({"label": label, "meaning": meaning, "svg": Markup(svg)})
+            svg = metric_chart(stages, metric, label=label, height_px=height_px, key=key)
+            charts.append({"metric": metric, "label": label, "meaning": meaning, "svg": Markup(svg)})
     return charts
 
 

@@ -85,7 +85,7 @@ def read_inputs(
         mask_path = _mask_of(known[reference_id], mask, len(used), problems)
         mask_file = None if mask_path is None else _file(mask_path)
         sources.append(PictureSource(reference_id, (), _file(known[reference_id]), mask_file))
-    model_masks = _model_masks(segmenter, problems)
+    model_masks = segmenter_masks(segmenter, problems)
     otherwise = WHOLE_PICTURE if model_masks is None else BY_MODEL
     checked, source_problems = check_sources(sources, otherwise=otherwise)
     shapes = _shapes(found, problems)
@@ -107,7 +107,8 @@ def read_inputs(
     )
 
 
-def _model_masks(segmenter: SegmenterConfig | None, problems: list[str]) -> ModelMasks | None:
+def segmenter_masks(segmenter: SegmenterConfig | None, problems: list[str]) -> ModelMasks | None:
+    """The masks of the segmenter that is asked for, nothing loaded; what its files lack is added to `problems`."""
     if segmenter is None or segmenter.model is None:
         return None
     from ..models.segmentation.files import segmenter_problems

@@ -62,9 +62,9 @@ def structure_sheet(
     nssm: Sequence[float],
 ) -> Image.Image:
     """Pictures above their self-similarity maps; all maps share one scale, that of the reference's map."""
-    low, high = _off_diagonal_range(reference_map)
+    low, high = off_diagonal_range(reference_map)
     tops = [reference, *pictures]
-    drawn = [_map_picture(one, low, high) for one in (reference_map, *maps)]
+    drawn = [map_picture(one, low, high) for one in (reference_map, *maps)]
     captions = ["reference", *(f"nSSM {score_words(value)}" for value in nssm)]
     sheet, draw = _open("Self-similarity of the object's cells", len(tops), rows=2)
     for number, (top, below, caption) in enumerate(zip(tops, drawn, captions, strict=True)):
@@ -108,14 +108,15 @@ def identity_picture(picture: Picture, failure: Tensor) -> Image.Image:
     return heat_map(image, weights, image.size, strongest=1.0)
 
 
-def _off_diagonal_range(matrix: Tensor) -> tuple[float, float]:
+def off_diagonal_range(matrix: Tensor) -> tuple[float, float]:
+    """The least and the greatest value of a map off its diagonal: the scale that all maps of a sheet share."""
     count = len(matrix)
     off = matrix[~torch.eye(count, dtype=torch.bool, device=matrix.device)]
     low, high = float(off.min()), float(off.max())
     return low, max(high, low + _FAINT)
 
 
-def _map_picture(matrix: Tensor, low: float, high: float) -> Image.Image:
+def map_picture(matrix: Tensor, low: float, high: float) -> Image.Image:
     """One map in colours; the diagonal, which nSSM leaves out, is as bright as the brightest."""
     shares = ((matrix.float().cpu() - low) / (high - low)).clamp(0, 1).numpy()
     stops = np.linspace(0, 1, len(_MAP_COLOURS))

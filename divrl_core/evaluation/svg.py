@@ -30,6 +30,8 @@ COLOURS = {
     "suppress": "#0072b2",
     "vsm": "#00805f",
     "linear": "#a0489c",
+    "ochre": "#8a6d00",
+    "rose": "#b3245f",
 }
 WIDTH_PX = 368
 _TEXT_PX = 12.0

@@ -41,6 +41,11 @@ class ModelMasks:
         self._found: SegmenterFiles | None = None
         self._fingerprint = ""
 
+    @property
+    def name(self) -> str:
+        """The model, as the settings name it."""
+        return str(self._config.model)
+
     def make(
         self,
         items: Sequence[CheckedSource],
@@ -71,7 +76,7 @@ class ModelMasks:
             for item in tqdm(missing, desc="masks", disable=is_quiet, leave=False):
                 self._write(item.digest, mask_of_picture(segmenter, _picture(item)))
             del segmenter
-            _free(torch.device(device))
+            free_memory(torch.device(device))
         problems = (self._problem(item, size_px) for item in own)
         return [problem for problem in problems if problem]
 
@@ -151,7 +156,8 @@ def _picture(item: CheckedSource) -> Picture:
     return decode_picture(content_of(item.source.picture))
 
 
-def _free(device: torch.device) -> None:
+def free_memory(device: torch.device) -> None:
+    """Give back what a model held that was let go just now."""
     gc.collect()  # transformers' modules refer to themselves
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -39,12 +39,29 @@ WAIT_MINUTES = 60  # for the slowest process: one may write sheets or read a mod
 def start_processes(config: RunSettings, output: Path) -> Processes:
     """This process among those of the run, its device and precision. Raises ValueError for what cannot be had here."""
     run = config.run
+    return join_processes(output, mixed_precision=run.mixed_precision, tracker=run.tracker)
+
+
+def join_processes(
+    folder: Path,
+    *,
+    mixed_precision: str = "no",
+    tracker: str | None = None,
+    device: torch.device | str | None = None,
+) -> Processes:
+    """This process among those that were started together. Raises ValueError for what cannot be had here.
+
+    device: where a process that is alone works; several have a card each, unless it is the CPU. None = a GPU, if there
+    is one.
+    """
+    wanted = None if device is None else torch.device(device)
+    on_cpu = not _has_accelerator() or (wanted is not None and wanted.type == "cpu")
     try:
         accelerator = Accelerator(
-            cpu=not _has_accelerator(),  # or accelerate takes several processes on CPUs for one each
-            mixed_precision=run.mixed_precision,
-            log_with=run.tracker,
-            project_dir=str(output),
+            cpu=on_cpu,  # or accelerate takes several processes on CPUs for one each
+            mixed_precision=mixed_precision,
+            log_with=tracker,
+            project_dir=str(folder),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=WAIT_MINUTES))],
         )
     except ValueError as error:
@@ -60,7 +77,10 @@ def start_processes(config: RunSettings, output: Path) -> Processes:
             f"{started} processes were started, but accelerate knows {accelerator.num_processes}: start them by "
             "divrl-train --processes, accelerate launch or torchrun"
         )
-    return Processes(accelerator)
+    processes = Processes(accelerator)
+    if wanted is not None and processes.count == 1:
+        processes.device = wanted
+    return processes
 
 
 def _has_accelerator() -> bool:

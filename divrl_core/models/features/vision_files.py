@@ -41,6 +41,35 @@ KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Purpose:
+    """What a model is wanted for, in the words of errors.
+
+    who: "backbone clip". kinds: what `model_type` may say; none = anything. named: how its folder is named, "set
+    reward.backbone.path to its folder". instead: what to give where it is another kind's; None = the backbone that is
+    for that kind. otherwise: what needs no network. more_files: what else is read, as patterns.
+    """
+
+    who: str
+    kinds: tuple[str, ...]
+    named: str = "set reward.backbone.path to its folder"
+    instead: str | None = None
+    otherwise: str = "the backbone lite0 needs no network"
+    more_files: tuple[str, ...] = ()
+
+    def hint(self, kind: object) -> str:
+        """What to give in place of a model of another kind."""
+        if self.instead is not None:
+            return self.instead
+        others = [name for name, kinds in KINDS.items() if kind in kinds]
+        return f"take reward.backbone.name={others[0] if others else 'transformers'}"
+
+
+def of_backbone(name: str) -> Purpose:
+    """A reward backbone, by the name that chooses it."""
+    return Purpose(who=f"backbone {name}", kinds=KINDS[name])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Normalisation:
     """What pictures in [0, 1] are put through: (picture - mean) / std, channel by channel."""
 
@@ -73,36 +102,43 @@ class VisionFiles:
         return dict(found) if isinstance(found, Mapping) else {}
 
 
-def open_files(backbone: str, path: str, revision: str | None = None) -> VisionFiles:
-    """The files of a folder or a hub id, which is downloaded if need be.
+def open_files(wanted: str | Purpose, path: str, revision: str | None = None) -> VisionFiles:
+    """The files of a folder or a hub id, which is downloaded if need be. wanted: a backbone by its name, or a purpose.
 
     Raises FileNotFoundError when nothing is found or the hub cannot be reached, ValueError when it is no model for this
-    backbone, is damaged, or holds no safetensors. One line each.
+    purpose, is damaged, or holds no safetensors. One line each.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return check_folder(backbone, folder)
-    check_path(backbone, path)
-    return check_folder(backbone, _download(backbone, path, revision), path)
+        return check_folder(wanted, folder)
+    check_path(wanted, path)
+    return check_folder(wanted, _download(_purpose(wanted), path, revision), path)
 
 
-def check_path(backbone: str, path: str) -> None:
-    """Raise FileNotFoundError or ValueError when there is no such folder and it cannot be a hub id."""
+def known_files(wanted: str | Purpose, path: str, *, downloads: bool) -> VisionFiles | None:
+    """The files of a folder; of a hub id None, or with `downloads` what is fetched now. Raises as `open_files` does."""
+    check_path(wanted, path)
     folder = Path(path).expanduser()
+    if folder.is_dir():
+        return check_folder(wanted, folder)
+    return open_files(wanted, path) if downloads else None
+
+
+def check_path(wanted: str | Purpose, path: str) -> None:
+    """Raise FileNotFoundError or ValueError when there is no such folder and it cannot be a hub id."""
+    folder, who = Path(path).expanduser(), _purpose(wanted).who
     if folder.is_dir():
         return
     if folder.exists():
-        raise ValueError(f"backbone {backbone}: {path} is a file; the folder that holds it is needed")
+        raise ValueError(f"{who}: {path} is a file; the folder that holds it is needed")
     if not is_hub_id(path):
-        raise FileNotFoundError(
-            f"backbone {backbone}: no folder {path!r}, and not a hub id of the form owner/name"
-        )
+        raise FileNotFoundError(f"{who}: no folder {path!r}, and not a hub id of the form owner/name")
 
 
-def check_folder(backbone: str, folder: Path, origin: str | None = None) -> VisionFiles:
+def check_folder(wanted: str | Purpose, folder: Path, origin: str | None = None) -> VisionFiles:
     """The files of a local folder, each weight file as long as its header says. `origin`: the hub id it is of."""
-    config = _read_config(backbone, folder, origin)
-    files = _weight_files(backbone, folder, origin)
+    config = _read_config(_purpose(wanted), folder, origin)
+    files = _weight_files(_purpose(wanted), folder, origin)
     return VisionFiles(
         origin=origin or folder.resolve().name,
         config=config,
@@ -121,11 +157,11 @@ def planned_files(
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return VisionFiles(origin=folder.resolve().name, config=_read_config(backbone, folder))
+        return VisionFiles(origin=folder.resolve().name, config=_read_config(_purpose(backbone), folder))
     check_path(backbone, path)
     cached = try_to_load_from_cache(path, CONFIG, revision=revision)
     if isinstance(cached, str):
-        return VisionFiles(origin=path, config=_read_config(backbone, Path(cached).parent, path))
+        return VisionFiles(origin=path, config=_read_config(_purpose(backbone), Path(cached).parent, path))
     if path in published:
         return VisionFiles(origin=path, config=published[path])
     raise FileNotFoundError(
@@ -169,24 +205,26 @@ def _are_three(values: Any) -> bool:
     )
 
 
-def _read_config(backbone: str, folder: Path, origin: str | None = None) -> dict[str, Any]:
-    where = f"backbone {backbone}: {origin or folder}"
+def _purpose(wanted: str | Purpose) -> Purpose:
+    return of_backbone(wanted) if isinstance(wanted, str) else wanted
+
+
+def _read_config(wanted: Purpose, folder: Path, origin: str | None = None) -> dict[str, Any]:
+    where = f"{wanted.who}: {origin or folder}"
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{where}: no {CONFIG} in it; give the folder that save_pretrained wrote")
     config = read_json(folder / CONFIG)
-    kind, accepted = config.get("model_type"), KINDS[backbone]
-    if accepted and kind not in accepted:
-        others = [name for name, kinds in KINDS.items() if kind in kinds]
+    kind = config.get("model_type")
+    if wanted.kinds and kind not in wanted.kinds:
         raise ValueError(
-            f"{where}: {' or '.join(accepted)} is needed, {CONFIG} says {kind}; "
-            f"take reward.backbone.name={others[0] if others else 'transformers'}"
+            f"{where}: {' or '.join(wanted.kinds)} is needed, {CONFIG} says {kind}; {wanted.hint(kind)}"
         )
     return config
 
 
-def _weight_files(backbone: str, folder: Path, origin: str | None) -> list[Path]:
+def _weight_files(wanted: Purpose, folder: Path, origin: str | None) -> list[Path]:
     """The files that from_pretrained will read. Raises FileNotFoundError or ValueError when they are not all there."""
-    where = f"backbone {backbone}: {origin or folder}"
+    where = f"{wanted.who}: {origin or folder}"
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
@@ -207,16 +245,17 @@ def _weight_files(backbone: str, folder: Path, origin: str | None) -> list[Path]
     if origin is not None:
         raise FileNotFoundError(
             f"{where}: no {WEIGHTS} came from the hub (pickles are not downloaded); go online if it was downloaded in "
-            "part, take another reward.backbone.revision, or give a folder that holds it"
+            "part, take another revision, or give a folder that holds it"
         )
     raise FileNotFoundError(f"{where}: no {WEIGHTS} in it; give the folder that save_pretrained wrote")
 
 
-def _download(backbone: str, hub_id: str, revision: str | None) -> Path:
+def _download(wanted: Purpose, hub_id: str, revision: str | None) -> Path:
     """The local copy of a hub id: what from_pretrained reads and nothing beside it."""
     try:
-        _read_config(backbone, Path(hf_hub_download(hub_id, CONFIG, revision=revision)).parent, hub_id)
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(DOWNLOADED)))
+        _read_config(wanted, Path(hf_hub_download(hub_id, CONFIG, revision=revision)).parent, hub_id)
+        patterns = [*DOWNLOADED, *wanted.more_files]
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (OSError, errors.HFValidationError) as error:  # the hub's errors are OSErrors
         raise hub_error(
             hub_id,
@@ -225,6 +264,5 @@ def _download(backbone: str, hub_id: str, revision: str | None) -> Path:
             kind="a model of transformers",
             needed=CONFIG,
             licence="its page says what it allows",
-            offline="go online, or download it elsewhere and set reward.backbone.path to its folder; "
-            "the backbone lite0 needs no network",
+            offline=f"go online, or download it elsewhere and {wanted.named}; {wanted.otherwise}",
         ) from error

@@ -1,0 +1,1 @@
+"""Benchmarks: references with their prompts, whatever the layout of their files."""

@@ -1,0 +1,1 @@
+"""A person judges pairs of pictures without knowing whose they are."""

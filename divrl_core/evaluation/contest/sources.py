@@ -1,0 +1,82 @@
+"""A scorer before it is loaded, and what is kept of it once it was: its metrics, and the origin of its network.
+
+OUTPUT/scores/scorers/NAME.json   {"asked": "clip", "source": "CLIP ViT-L/14, ...", "metrics": [{...}]}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...training.files import write_atomic_json
+from ..metrics.base import Metric, Scorer
+from .evaluated import Measured
+from .records import SCORES
+
+SCORERS = "scorers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerSource:
+    """A scorer that waits for its turn.
+
+    name: in files. asked: how it was asked for, with all that changes its values, in words. load: reads its network.
+    """
+
+    name: str
+    asked: str
+    load: Callable[[torch.device], Scorer]
+
+
+def check_scorers(output: Path, sources: Sequence[ScorerSource]) -> None:
+    """Raises ValueError where a folder's scores are of a scorer that was asked for otherwise."""
+    for source in sources:
+        path = _file(output, source.name)
+        if path.is_file() and (before := _content(path)["asked"]) != source.asked:
+            raise ValueError(
+                f"{output / SCORES}: {source.name} was asked for as {before}, here as {source.asked}; {_OTHERWISE}"
+            )
+
+
+def keep_scorer(output: Path, source: ScorerSource, scorer: Scorer) -> None:
+    """Keep what a loaded scorer is. Raises ValueError where the folder's scores are of another network."""
+    path = _file(output, source.name)
+    if path.is_file() and (before := _content(path)["source"]) != scorer.source:
+        raise ValueError(
+            f"{output / SCORES}: {source.name} was measured with {before}, here with {scorer.source}; {_OTHERWISE}"
+        )
+    metrics = [asdict(metric) for metric in scorer.metrics]
+    write_atomic_json(path, {"asked": source.asked, "source": scorer.source, "metrics": metrics})
+
+
+def kept_measures(output: Path, sources: Sequence[ScorerSource]) -> tuple[Measured, ...]:
+    """The metrics of these scorers with their origin, as far as they were loaded before."""
+    found = []
+    for source in sources:
+        path = _file(output, source.name)
+        if path.is_file():
+            content = _content(path)
+            found += [Measured(metric=Metric(**one), source=content["source"]) for one in content["metrics"]]
+    return tuple(found)
+
+
+_OTHERWISE = "name another --output, or delete the folder to measure anew"
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error}); delete it with the scores beside its folder"
+        ) from error
+    return content
+
+
+def _file(output: Path, name: str) -> Path:
+    return output / SCORES / SCORERS / f"{name}.json"

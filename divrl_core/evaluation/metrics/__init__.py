@@ -1,0 +1,1 @@
+"""Metrics of finished pictures: each in a file of its own, with its source."""

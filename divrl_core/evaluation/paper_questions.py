@@ -1,0 +1,201 @@
+"""The questions of the paper's ablations at pocket scale, and three of ours: what changes, and what is claimed of it.
+
+threshold    s of the gate (arXiv:2606.23950, table 3)
+lambda       weight of the penalty (table 4)
+features     nSSM on the whole grid or on blocks of 2 x 2 (figure 8)
+backbone     EfficientNet-Lite2 in place of Lite0 (table 2)
+kl           the hold on the policy of the start
+advantages   rewards divided by their group's spread or by the update's
+start        suppress from explore's LoRA or, for as many updates as both, from the base
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import BackboneConfig
+from .experiment_plan import BASE
+
+EXPLORE, SUPPRESS = "explore", "suppress"
+Changes = Mapping[str, Mapping[str, Any]]
+"""Section of settings -> setting -> value."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed: `after` less `before` of a measure lies above 0 (sign 1), below (-1), or on neither side (0)."""
+
+    text: str
+    after: str
+    before: str
+    measure: str
+    sign: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One ablation. source: of the claims.
+
+    arms: what each changes, by name. Those named explore start from the base; those named suppress from the explore of
+    their own name or, without one, from the common explore; `from_base`: those that start from the base all the same.
+    has_common: whether the demo's own explore and suppress are among the models.
+    """
+
+    title: str
+    about: str
+    source: str
+    arms: Mapping[str, Changes]
+    claims: tuple[Claim, ...]
+    from_base: tuple[str, ...] = ()
+    has_common: bool = True
+
+    @property
+    def changed(self) -> dict[str, Changes]:
+        """Every trained model with what it changes, in the order they are made."""
+        common: dict[str, Changes] = {EXPLORE: {}, SUPPRESS: {}} if self.has_common else {}
+        return {**common, **self.arms}
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Every model in the order of the page."""
+        return (BASE, *self.changed)
+
+
+def _gate(value: float) -> Changes:
+    return {"reward": {"gates": (f"vsm>={value:g}",)}}
+
+
+def _penalty(value: float) -> Changes:
+    return {"reward": {"penalty_weight": value}}
+
+
+def _backbone(name: str) -> Changes:
+    return {"reward": {"backbone": BackboneConfig(name=name)}}  # type: ignore[arg-type]
+
+
+def _both(name: str, changes: Changes) -> dict[str, Changes]:
+    return {f"{EXPLORE}-{name}": changes, f"{SUPPRESS}-{name}": changes}
+
+
+_POOLED: Changes = {"reward": {"backbone": BackboneConfig(name="pocket", nssm_pool=2)}}
+_KL: Changes = {"grpo": {"kl_weight": 0.1}}
+_GLOBAL: Changes = {"grpo": {"advantage_std": "batch"}}
+_SUPPRESS = f"{SUPPRESS}-"
+
+QUESTIONS: Mapping[str, Question] = {
+    "threshold": Question(
+        title="The gate's threshold s",
+        about="VSM of the noisy samples that training sees lies between .6 and .8, so every s below speaks there; "
+        "the demo's own s is .97.",
+        source="arXiv:2606.23950, table 3",
+        arms={f"{_SUPPRESS}s{value:g}": _gate(value) for value in (0.4, 0.5, 0.6, 0.7)},
+        claims=(
+            Claim("a higher s keeps more identity", f"{_SUPPRESS}s0.7", f"{_SUPPRESS}s0.4", "vsm", 1),
+            Claim("a lower s is more diverse", f"{_SUPPRESS}s0.4", f"{_SUPPRESS}s0.7", "nssm", 1),
+        ),
+    ),
+    "lambda": Question(
+        title="The penalty's weight lambda",
+        about="At the demo's s of .97; the demo's own lambda is 10.",
+        source="arXiv:2606.23950, table 4",
+        arms={f"{_SUPPRESS}lambda{value:g}": _penalty(value) for value in (0.5, 5.0, 50.0)},
+        claims=(
+            Claim(
+                "lambda .5 is more diverse than 5", f"{_SUPPRESS}lambda0.5", f"{_SUPPRESS}lambda5", "nssm", 1
+            ),
+            Claim(
+                "lambda .5 keeps less identity than 5",
+                f"{_SUPPRESS}lambda0.5",
+                f"{_SUPPRESS}lambda5",
+                "vsm",
+                -1,
+            ),
+            Claim(
+                "lambda 50 keeps less identity than 5, being unstable",
+                f"{_SUPPRESS}lambda50",
+                f"{_SUPPRESS}lambda5",
+                "vsm",
+                -1,
+            ),
+        ),
+    ),
+    "features": Question(
+        title="The grid of the features",
+        about="`pooled`: blocks of 2 x 2 cells averaged before nSSM, 12 x 12 in place of 24 x 24.",
+        source="arXiv:2606.23950, section 4.4 and figure 8",
+        arms=_both("pooled", _POOLED),
+        claims=(
+            Claim(
+                "pooled features leave more pictures whole (fewer artefacts) after explore",
+                "explore-pooled",
+                EXPLORE,
+                "clean_share",
+                1,
+            ),
+            Claim("and after suppress", "suppress-pooled", SUPPRESS, "clean_share", 1),
+        ),
+    ),
+    "backbone": Question(
+        title="A second backbone",
+        about="Paid by EfficientNet-Lite0 and by Lite2, gate .97 of either's VSM; judged by the pocket's own heads.",
+        source="arXiv:2606.23950, table 2 (there DINOv2 in place of MTG)",
+        arms={**_both("lite0", _backbone("lite0")), **_both("lite2", _backbone("lite2"))},
+        has_common=False,
+        claims=(
+            Claim(
+                "another backbone does as well: diversity over consistency",
+                "suppress-lite2",
+                "suppress-lite0",
+                "diversity_over_consistency",
+                0,
+            ),
+            Claim("and consistency ratio", "suppress-lite2", "suppress-lite0", "consistency_ratio", 0),
+        ),
+    ),
+    "kl": Question(
+        title="KL",
+        about="Weight .1 as the paper says (its public configuration has 0): explore holds on to the base, suppress to "
+        "explore's LoRA.",
+        source="ours",
+        arms=_both("kl", _KL),
+        claims=(
+            Claim("KL leaves more pictures whole after explore", "explore-kl", EXPLORE, "clean_share", 1),
+            Claim("KL costs diversity after suppress", "suppress-kl", SUPPRESS, "nssm", -1),
+        ),
+    ),
+    "advantages": Question(
+        title="Advantages by group or by update",
+        about="`global`: rewards less their group's mean, divided by the spread of the whole update in place of the "
+        "group's.",
+        source="ours",
+        arms=_both("global", _GLOBAL),
+        claims=(
+            Claim(
+                "the group's own spread learns faster: nSSM after explore",
+                EXPLORE,
+                "explore-global",
+                "nssm",
+                1,
+            ),
+        ),
+    ),
+    "start": Question(
+        title="Two stages or one",
+        about="`suppress-from-base`: the gated reward from the base for as many updates as both stages together.",
+        source="arXiv:2606.23950, section 3.4: the stages find what one reward does not",
+        arms={f"{_SUPPRESS}from-base": {}},
+        claims=(
+            Claim("two stages are more diverse", SUPPRESS, f"{_SUPPRESS}from-base", "nssm", 1),
+            Claim(
+                "and among consistent pictures",
+                SUPPRESS,
+                f"{_SUPPRESS}from-base",
+                "diversity_over_consistency",
+                1,
+            ),
+        ),
+        from_base=(f"{_SUPPRESS}from-base",),
+    ),
+}

@@ -1,0 +1,90 @@
+"""The paper's ablations at pocket scale: what each arm changes, where it starts, and when a claim holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from divrl_core.config import TrainConfig
+from divrl_core.evaluation.experiment_plan import BASE, EXPLORE_UPDATES, SUPPRESS_UPDATES
+from divrl_core.evaluation.experiment_results import Cell, Results
+from divrl_core.evaluation.experiments import EXPERIMENTS
+from divrl_core.evaluation.paper_plan import paper_plan
+from divrl_core.evaluation.paper_questions import QUESTIONS, Claim
+from divrl_core.evaluation.paper_report import judged, page
+from train_cli.experiment import FOLDERS, PAPERS
+
+
+def config_of(question: str, arm: str) -> TrainConfig:
+    config = paper_plan(question, seed=0, threads=None).arm(arm).config
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def test_every_question_is_a_command_of_its_own_and_they_share_a_folder() -> None:
+    assert tuple(QUESTIONS) == PAPERS and set(PAPERS) < set(EXPERIMENTS)
+    assert {FOLDERS[name] for name in PAPERS} == {"docs/paper-experiments"}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_claims_are_of_models_that_are_made_and_each_starts_from_one_that_is_there(question: str) -> None:
+    plan = paper_plan(question, seed=3, threads=None)
+    for claim in QUESTIONS[question].claims:
+        assert {claim.after, claim.before} <= set(plan.names)
+    assert all(arm.starts_from is None or arm.starts_from in plan.names for arm in plan.arms)
+    assert plan.names == QUESTIONS[question].order
+    assert len({str(arm.config) for arm in plan.arms}) == len(plan.arms), "no two arms are the same"
+
+
+def test_arms_change_what_their_question_asks_and_nothing_else() -> None:
+    common = config_of("threshold", "suppress")
+    low = config_of("threshold", "suppress-s0.4")
+    assert low.reward.gates == ("vsm>=0.4",) and replace(low, reward=common.reward) == common
+    heavy = config_of("lambda", "suppress-lambda50")
+    assert replace(heavy, reward=common.reward) == common and heavy.reward.penalty_weight == 50
+    held = config_of("kl", "explore-kl")
+    assert held.grpo.kl_weight == 0.1 and replace(held, grpo=config_of("kl", "explore").grpo) == config_of(
+        "kl", "explore"
+    )
+    assert config_of("features", "suppress-pooled").reward.backbone.nssm_pool == 2
+    assert paper_plan("features", seed=0, threads=None).arm("suppress-pooled").starts_from == "explore-pooled"
+    assert paper_plan("threshold", seed=0, threads=None).arm("suppress-s0.4").starts_from == "explore"
+
+
+def test_one_stage_makes_as_many_updates_as_two_from_the_base_for_the_same_reward() -> None:
+    alone = config_of("start", "suppress-from-base")
+    assert alone.run.updates == EXPLORE_UPDATES + SUPPRESS_UPDATES and alone.run.init_lora is None
+    assert alone.reward == config_of("start", "suppress").reward
+    assert paper_plan("start", seed=0, threads=None).arm("suppress-from-base").starts_from is None
+
+
+def cell(model: str, seed: int, vsm: float) -> Cell:
+    samples = tuple(
+        {"reference_id": f"r{place}", "prompt": "p", "sample": 0, "nssm": 0.3, "vsm": vsm + 0.01 * (place % 3),
+         "clean": 1.0, "pose_change_deg": 5.0, "identity_error": 0.1}
+        for place in range(12)
+    )  # fmt: skip
+    summary = {"nssm": 0.3, "vsm": vsm, "n": 12, "n_references": 12}
+    settings = {"consistency_cutoff": 0.8, "backbone": "pocket"}
+    return Cell(model=model, seed=seed, summary=summary, settings=settings, samples=samples, curve=())
+
+
+@pytest.mark.parametrize(
+    ("sign", "later", "holds"),
+    [(1, 0.9, True), (1, 0.5, False), (-1, 0.5, True), (0, 0.5, False), (0, 0.7, True)],
+)
+def test_a_claim_is_judged_by_the_interval_of_the_paired_difference(
+    sign: int, later: float, holds: bool
+) -> None:
+    cells = [cell("suppress-s0.4", seed, 0.7) for seed in (0, 1)]
+    cells += [cell("suppress-s0.7", seed, later) for seed in (0, 1)]
+    results = Results(cells, QUESTIONS["threshold"].order)
+    found = judged(Claim("so it is", "suppress-s0.7", "suppress-s0.4", "vsm", sign), results)
+    assert found.holds is holds and f"{later - 0.7:+.3f}" in found.measured
+
+
+def test_what_is_not_made_yet_is_not_judged() -> None:
+    results = Results([cell(BASE, 0, 0.9), cell("suppress-s0.4", 0, 0.7)], QUESTIONS["threshold"].order)
+    assert judged(QUESTIONS["threshold"].claims[0], results).holds is None
+    assert "not made yet" in page("threshold", results)
