@@ -144,6 +144,8 @@ def over_seeds(value: OverSeeds, name: str) -> str:
 
 
 def _with_error(value: PairedOverSeeds, name: str) -> str:
+    if not math.isfinite(value.over_seeds.mean):
+        return "n/a"
     return f"{_signed(value.over_seeds.mean, name)} ± {value.se:.{_digits(name)}f}"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from PIL import Image
+
 from ..training.files import write_atomic_text
+from .comparison import write_sheet
 from .experiment_plan import BASE
 from .experiment_report import markdown_table, models_table, over_seeds, paired_table
 from .experiment_results import Results
@@ -23,6 +25,7 @@ FURTHER = {
     "set_pose_deg": "pose within the set, degrees",
 }
 PAPERS = "suppress-nssm"
+SHEET_PX = 1000  # a sheet of many models is halved: it is kept with the page
 
 
 def write_reward_report(cells: Path, output: Path) -> Path | None:
@@ -32,7 +35,8 @@ def write_reward_report(cells: Path, output: Path) -> Path | None:
         return None
     sheet = output / f"seed-{results.seeds[0]}" / "sheet.jpg"
     if sheet.is_file():
-        shutil.copyfile(sheet, output / "sheet.jpg")
+        with Image.open(sheet) as whole:
+            write_sheet(output / "sheet.jpg", whole.reduce(2) if whole.width > SHEET_PX else whole)
     return write_atomic_text(output / PAGE, page(results, has_sheet=(output / "sheet.jpg").is_file()))
 
 
