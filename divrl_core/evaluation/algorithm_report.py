@@ -26,8 +26,11 @@ REACHED = {
     "clean_share": "whole, share",
 }
 SCALE = {"model_evaluations": 1e-3, "cpu_seconds": 1.0}
-_CURVE_PX = (420, 300)
-_PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#999999", "#8a6d00")
+_CURVE_PX = (330, 220)
+_PALETTE = (
+    *("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#7f7f00", "#7a3fb0"),
+    "#9a9a9a",
+)
 
 
 def write_algorithm_report(cells: Path, output: Path) -> Path | None:
@@ -98,7 +101,7 @@ def compute_png(results: Results) -> bytes:
 
 
 def _compute(results: Results) -> Figure:
-    figure, axes = open_charts(len(REACHED) * len(COSTS), *_CURVE_PX)
+    figure, axes = open_charts(len(REACHED) * len(COSTS), *_CURVE_PX, columns=len(COSTS))
     names = [name for name in results.models if name != BASE]
     for axis, (reached, cost) in zip(axes, itertools.product(REACHED, COSTS), strict=True):
         for name, colour in zip(names, _PALETTE, strict=False):
@@ -106,7 +109,8 @@ def _compute(results: Results) -> Figure:
         axis.set_xlabel(COSTS[cost])
         axis.set_ylabel(REACHED[reached])
         axis.xaxis.set_major_formatter(FuncFormatter(plain_tick))
-    axes[0].legend(fontsize=8, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 

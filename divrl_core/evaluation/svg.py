@@ -74,11 +74,15 @@ def open_chart(width_px: int, height_px: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def open_charts(count: int, width_px: int, height_px: int) -> tuple[Figure, list[Axes]]:
-    """A row of empty charts, each of this many CSS pixels, as `open_chart` makes one."""
+def open_charts(
+    count: int, width_px: int, height_px: int, *, columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Empty charts, each of this many CSS pixels, as `open_chart` makes one: a row, or rows of so many columns."""
+    columns = columns or count
+    rows = -(-count // columns)
     layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=3 / 72)
-    figure = Figure(figsize=(count * width_px / 72, height_px / 72), layout=layout)
-    panels = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+    figure = Figure(figsize=(columns * width_px / 72, rows * height_px / 72), layout=layout)
+    panels = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
     for axes in panels:
         axes.grid(axis="y", color=COLOURS["hairline"], linewidth=0.8)
         axes.set_axisbelow(True)
