@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 
 from divrl_core.evaluation.blind.session import Session
 from divrl_core.evaluation.contest.evaluated import read_evaluation, scores_file
+from divrl_core.evaluation.evaluation_pages.page import warnings
 from divrl_core.evaluation.evaluation_pages.write import write_report
+from divrl_core.evaluation.standings.standings import Standings
 
 from .. import chromium
-from ..made_evaluation import make_evaluation
+from ..made_evaluation import make_evaluation, with_values
 from ..synthetic_run import make_run
 from ..test_report import Page
 
@@ -87,6 +90,19 @@ def test_what_is_missing_is_said_and_not_left_blank(tmp_path) -> None:
     assert "3 references are too few to tell a difference from noise: 5 are needed" in page.text
     assert "No difference can be told from noise" in page.text and "Every picture" not in page.text
     assert evaluation.models[0].name in page.text
+
+
+def test_a_model_of_which_little_is_found_again_is_told(tmp_path) -> None:
+    made = make_evaluation(tmp_path, models=("base", "better"), references=6, with_pictures=False)
+    values = {
+        place: {**found, "vsm": math.nan if place.k == 0 else 0.9}
+        for place, found in made.values["better"].items()
+    }
+    lines = warnings(Standings(with_values(made, {"better": values})))
+    assert len(lines) == 1 and lines[0].startswith(
+        "consistency ratio, pictures that count: better 12 of 24. In the"
+    )
+    assert warnings(Standings(made)) == []
 
 
 def test_one_model_alone_has_a_page_too(tmp_path) -> None:
