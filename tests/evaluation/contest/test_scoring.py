@@ -193,6 +193,13 @@ def test_a_damaged_note_of_a_scorer_is_named(tiny_pipeline: Path, tmp_path: Path
         hold(contest_of(tiny_pipeline, scorers=[Counted().waiting()]), tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"models": [3]}'])
+def test_a_damaged_evaluation_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "evaluation.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"evaluation\.json: is no evaluation of this version"):
+        read_evaluation(tmp_path)
+
+
 def test_the_pocket_world_is_measured_by_a_network(tmp_path: Path) -> None:
     benchmark = benchmark_of(PocketReferences(split="held_out", count=2), "pocket world")
     contest = contest_of(

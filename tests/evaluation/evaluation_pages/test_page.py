@@ -136,6 +136,17 @@ def test_wrong_choices_are_refused_with_what_there_is(tmp_path) -> None:
 
 
 @pytest.mark.skipif(not chromium.is_there(), reason="needs Debian's chromium")
+def test_long_names_of_models_stay_on_a_narrow_page(tmp_path) -> None:
+    names = [f"a model with a name_that_goes_on_and_on_{place}" + "x" * 60 for place in range(3)]
+    make_evaluation(tmp_path, models=names, references=5, size_px=16)
+    write_report(read_evaluation(tmp_path), structure_count=0)
+    with chromium.Chromium(width=400, height=800) as browser:
+        browser.open((tmp_path / "report.html").as_uri())
+        furthest = "Math.max(...[...document.querySelectorAll('h3 .tag')].map((e) => e.getBoundingClientRect().right))"
+        assert browser.ask(f"document.querySelectorAll('h3 .tag').length && {furthest}") <= 400
+
+
+@pytest.mark.skipif(not chromium.is_there(), reason="needs Debian's chromium")
 def test_pictures_are_sorted_and_filtered_by_keyboard_in_a_browser(folder) -> None:
     shown = "[...document.querySelectorAll('.card')].filter((one) => !one.hidden)"
     with chromium.Chromium(width=400, height=800, dark=True) as browser:
