@@ -177,6 +177,7 @@ def evaluate(
         metrics=tuple(name.strip() for name in metrics.split(",")) if metrics else (),
         references=references,
         prompts=prompts,
+        sort_by=sort_by,
     )
     contest = open_contest(words, settings)
     if samples is not None and (problems := samples_problems(contest, samples)):

@@ -63,6 +63,11 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path) -> None:
         (("--model", "nowhere"), "--model nowhere: there is no file or folder nowhere"),
         (("--size", "64x48"), "an evaluation's pictures are square, got 64x48"),
         (("--metrics", "beauty"), "no metric 'beauty'"),
+        (("--sort-by", "beauty"), "cannot be sorted by beauty: expected one of vsm, "),
+        (
+            ("--metrics", "artefacts", "--sort-by", "vsm"),
+            "cannot be sorted by vsm: expected one of detail_change",
+        ),
         (("--base", "nowhere"), "no folder 'nowhere'"),
         (("--benchmark", "nowhere"), "nowhere"),
     ],

@@ -126,17 +126,26 @@ def _behind(entry: Entry) -> str:
 
 def _plain(what: str) -> Entry:
     """The base, a LoRA at a strength, or a folder of finished pictures."""
-    if what == _BASE and not Path(what).exists():
+    if what == _BASE:  # a folder of that name is ./base
         return Entry(name=_BASE)
+    if not what.strip():
+        raise ValueError(f"--model: got nothing; give {KNOWN}")
     path, strength = Path(what).expanduser(), None
     before, at, number = what.rpartition("@")
-    if at and not path.exists():
+    if at and before and not path.exists():
         path, strength = Path(before).expanduser(), _number(number)
         if strength is None:
             raise ValueError(f"--model {what}: the strength behind @ must be a number, got {number!r}")
     if not path.exists():
-        raise FileNotFoundError(f"--model {what}: there is no file or folder {path}; known are {KNOWN}")
+        raise FileNotFoundError(
+            f"--model {what}: there is no file or folder {path}; known are {KNOWN}{_of_name(what)}"
+        )
     return _of_path(what, path, strength)
+
+
+def _of_name(what: str) -> str:
+    """A hint where a name may have been meant that is none."""
+    return "; a NAME has letters from a to z, digits, spaces and . _ + @ -" if "=" in what else ""
 
 
 def _of_path(what: str, path: Path, strength: float | None) -> Entry:

@@ -122,7 +122,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             values={model.name: merged(read_all_scores(scores_file(folder, model.name))) for model in models},
             **{name: content[name] for name in _PLAIN},
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is no evaluation of this version ({error})") from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..benchmarks.base import PictureName
@@ -25,7 +26,7 @@ from .evaluated import (
 )
 from .made import MadeWith, check_made, write_made
 from .pictures import missing_pictures
-from .plan import Contest, check_pictures, question_digests
+from .plan import Contest, check_pictures, question_digests, subject_digests
 from .records import SCORES, gather_scores
 from .shown import Shown, segmenter_of
 from .sources import check_scorers, kept_measures
@@ -38,17 +39,27 @@ def missing_by_model(contest: Contest, output: Path) -> dict[str, list[PictureNa
     return {entry.name: missing_pictures(output, entry.name, contest.names) for entry in contest.entries}
 
 
-def check_folder(contest: Contest, output: Path) -> dict[str, MadeWith]:
-    """What each entry's pictures follow from. Raises ValueError where the folder holds something else.
+@dataclass(frozen=True, kw_only=True)
+class Origins:
+    """What the folder's files follow from. pictures: of each entry, by its name."""
+
+    pictures: Mapping[str, MadeWith]
+    scores: MadeWith
+
+
+def check_folder(contest: Contest, output: Path) -> Origins:
+    """What pictures and scores follow from. Raises ValueError where the folder holds something else.
 
     References are loaded; nothing is written.
     """
     digests = question_digests(contest.benchmark, contest.base.size_px)
+    subjects = subject_digests(contest.benchmark, contest.base.size_px)
     _check_evaluation(contest, output)
-    made = check_pictures(contest, output, digests)
-    check_made(output / SCORES, _scored_with(contest, made), kind="*.jsonl")
+    made = check_pictures(contest, output, digests, subjects)
+    scored = _scored_with(contest, made, subjects)
+    check_made(output / SCORES, scored, kind="*.jsonl")
     check_scorers(output, contest.scorers)
-    return made
+    return Origins(pictures=made, scores=scored)
 
 
 def evaluation_of(contest: Contest, output: Path) -> Evaluation:
@@ -76,12 +87,12 @@ def begin_folder(contest: Contest, output: Path) -> dict[str, list[PictureName]]
 
     Raises ValueError, before anything is written, where the folder holds something else or a reference cannot be read.
     """
-    made = check_folder(contest, output)
+    origins = check_folder(contest, output)
     write_evaluation(evaluation_of(contest, output))
-    for name, now in made.items():
+    for name, now in origins.pictures.items():
         write_made(output / PICTURES / name, now)
         gather_scores(scores_file(output, name))
-    write_made(output / SCORES, _scored_with(contest, made))
+    write_made(output / SCORES, origins.scores)
     for reference_id in contest.benchmark.reference_ids:
         reference = contest.benchmark.references.load(reference_id, contest.base.size_px)
         write_picture(output / REFERENCES / f"{reference_id}.png", reference.image)
@@ -118,9 +129,11 @@ def _check_evaluation(contest: Contest, output: Path) -> None:
         )
 
 
-def _scored_with(contest: Contest, made: Mapping[str, MadeWith]) -> MadeWith:
-    """What the scores follow from beside the scorers: pictures and masks."""
-    items = {}
+def _scored_with(
+    contest: Contest, made: Mapping[str, MadeWith], subjects: Mapping[str, Mapping[str, str]]
+) -> MadeWith:
+    """What the scores follow from beside the scorers: pictures, masks and views."""
+    items = {name: digest for one in subjects.values() for name, digest in one.items()}
     for name, now in made.items():
         items[f"model {name}"] = hashed(now.parts)["hash"]
         items |= {f"picture {name}/{item}": digest for item, digest in now.items.items()}

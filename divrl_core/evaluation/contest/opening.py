@@ -13,6 +13,7 @@ from ...config import to_mapping
 from ...models.model_names import POCKET
 from ..benchmarks.base import Benchmark, PictureName, Question
 from ..metrics.base import Scorer
+from ..standings.disagreement import sorting_problems
 from .entries import parse_entries
 from .plan import Contest, checked_contest
 from .settings import ContestSettings
@@ -21,13 +22,17 @@ from .sources import ScorerSource
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What a user names. references, prompts: at most so many of the benchmark's; metrics: () = the registry's own."""
+    """What a user names. references, prompts: at most so many of the benchmark's; metrics: () = the registry's own.
+
+    sort_by: the metric by which the report sorts pictures; None = it chooses.
+    """
 
     benchmark: str
     models: Sequence[str]
     metrics: Sequence[str] = ()
     references: int | None = None
     prompts: int | None = None
+    sort_by: str | None = None
 
 
 def open_contest(words: Words, settings: ContestSettings) -> Contest:
@@ -46,6 +51,10 @@ def open_contest(words: Words, settings: ContestSettings) -> Contest:
     )
     references = benchmark.references
     choices = [registry.read_choice(text) for text in words.metrics] or registry.default_choices(references)
+    problems = registry.check(choices, backbone=settings.backbone, references=references)
+    if words.sort_by is not None and not problems:
+        found = (one for choice in choices for one in registry.metrics_of(choice, backbone=settings.backbone))
+        problems += sorting_problems(words.sort_by, found)
     is_part = words.references is not None or words.prompts is not None
     return checked_contest(
         settings,
@@ -53,7 +62,7 @@ def open_contest(words: Words, settings: ContestSettings) -> Contest:
         entries,
         [_waiting(choice, settings, benchmark) for choice in choices],
         finished=lambda folder, questions, each: _finished(folder, questions, each, is_part=is_part),
-        problems=registry.check(choices, backbone=settings.backbone, references=references),
+        problems=problems,
     )
 
 

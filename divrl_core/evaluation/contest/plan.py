@@ -64,8 +64,11 @@ class Contest:
         """The models as tables name them. Best-of-N chooses by the main backbone's measures, so it is paid by them."""
         return tuple(self._model(entry) for entry in self.entries)
 
-    def made_with(self, entry: Entry, questions: Mapping[str, str]) -> MadeWith:
-        """What an entry's pictures follow from; `questions`: digests of all of them (`question_digests`)."""
+    def made_with(self, entry: Entry, questions: Mapping[str, str], masks: Mapping[str, str]) -> MadeWith:
+        """What an entry's pictures follow from; `questions`, `masks`: digests of all of them, by name.
+
+        Best-of-N alone looks at masks.
+        """
         if entry.finished is not None:
             files = self.files[entry.name]
             return MadeWith(
@@ -87,7 +90,7 @@ class Contest:
             "noise": STREAM,
             **self._of_rival(entry),
         }
-        return MadeWith(parts=parts, items=questions)
+        return MadeWith(parts=parts, items=questions if entry.candidates is None else {**questions, **masks})
 
     def _of_rival(self, entry: Entry) -> dict[str, Any]:
         if entry.candidates is None:
@@ -97,7 +100,8 @@ class Contest:
 
     def _model(self, entry: Entry) -> Model:
         asking = self.asked.get(entry.name)
-        rewards = trained_on(None if asking is None else asking.lora)
+        lora = None if asking is None else asking.lora
+        rewards = trained_on(lora, [scorer.name for scorer in self.scorers])
         about = entry.about(self.base.model)
         if entry.candidates is not None:
             rewards = tuple(sorted({*rewards, "nssm", "vsm"}))
@@ -171,9 +175,29 @@ def question_digests(benchmark: Benchmark, size_px: int) -> dict[str, str]:
     }
 
 
-def check_pictures(contest: Contest, output: Path, questions: Mapping[str, str]) -> dict[str, MadeWith]:
-    """What every entry's pictures follow from. Raises ValueError where other ones are there (made.py)."""
-    made = {entry.name: contest.made_with(entry, questions) for entry in contest.entries}
+def subject_digests(benchmark: Benchmark, size_px: int) -> dict[str, dict[str, str]]:
+    """What scores follow from beside pictures and prompts: reference id -> its mask and its views, digests by name."""
+    found = {}
+    for reference_id in benchmark.reference_ids:
+        mask = benchmark.references.load(reference_id, size_px).mask
+        digests = {f"mask of {reference_id}": _digest(mask.contiguous().numpy().tobytes())}
+        if views := benchmark.views.get(reference_id, ()):
+            pictures = [view.load() for view in views]
+            seen = b"".join(repr(one.size).encode() + one.tobytes() for one in pictures)
+            digests[f"views of {reference_id}"] = _digest(seen)
+        found[reference_id] = digests
+    return found
+
+
+def check_pictures(
+    contest: Contest, output: Path, questions: Mapping[str, str], subjects: Mapping[str, Mapping[str, str]]
+) -> dict[str, MadeWith]:
+    """What every entry's pictures follow from. Raises ValueError where other ones are there (made.py).
+
+    questions, subjects: see `question_digests` and `subject_digests`.
+    """
+    masks = {name: digest for one in subjects.values() for name, digest in one.items() if name[:5] == "mask "}
+    made = {entry.name: contest.made_with(entry, questions, masks) for entry in contest.entries}
     for name, now in made.items():
         check_made(output / PICTURES / name, now)
     return made
@@ -196,4 +220,8 @@ def _question_problems(benchmark: Benchmark) -> list[str]:
 
 
 def _file_digest(path: Path) -> str:
-    return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return _digest(path.read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()

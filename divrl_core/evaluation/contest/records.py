@@ -44,19 +44,20 @@ class ScoreRow:
 def read_scores(path: Path) -> tuple[ScoreRow, ...]:
     """The rows of a file, the later of two for the same place and scorer; none where there is no file.
 
-    Raises ValueError, with the line, for a line that is no row and not the last.
+    A last line without its end is none: the next row takes its place. Raises ValueError, with the line, for one that is
+    no row.
     """
     if not path.is_file():
         return ()
     rows: dict[tuple[Place, str], ScoreRow] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
         try:
             row = _row(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                continue
-            raise ValueError(f"{path}:{number}: is no row of scores ({error})") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}:{number}: is no row of scores ({error}); delete the line, and it is scored again"
+            ) from error
         rows[row.place, row.scorer] = row
     return tuple(rows.values())
 

@@ -128,7 +128,8 @@ def rows_of(
     """A scorer's answer as rows: one a picture and one a question, for its set.
 
     A metric that it left out is in no row. There is a row also where it has nothing to say: so what is scored is known
-    without the scorer, and with more pictures of a question its set is measured again.
+    without the scorer, and with more pictures of a question its set is measured again. Sets come first: cut off
+    anywhere by a kill, a question lacks a row of a picture and is scored again; no row of a smaller set is left.
 
     Raises ValueError for a metric that it does not have, a wrong number of values, or an infinite one.
     """
@@ -136,12 +137,12 @@ def rows_of(
     columns = {
         metric: _column(metric, found.tolist(), of_sets, questions, shots) for metric, found in values.items()
     }
-    for row, shot in enumerate(shots):
-        single = {metric: column[row] for metric, column in columns.items() if not of_sets[metric]}
-        yield ScoreRow(place=_place(shot.question, shot.k), scorer=name, values=single)
     for row, question in enumerate(questions):
         whole = {metric: column[row] for metric, column in columns.items() if of_sets[metric]}
         yield ScoreRow(place=_place(question, None), scorer=name, values=whole)
+    for row, shot in enumerate(shots):
+        single = {metric: column[row] for metric, column in columns.items() if not of_sets[metric]}
+        yield ScoreRow(place=_place(shot.question, shot.k), scorer=name, values=single)
 
 
 def _column(

@@ -70,12 +70,12 @@ _OTHERWISE = "name another --output, or delete the folder to measure anew"
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in ("asked", "source", "metrics")}
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: cannot be read ({error}); delete it with the scores beside its folder"
         ) from error
-    return content
 
 
 def _file(output: Path, name: str) -> Path:

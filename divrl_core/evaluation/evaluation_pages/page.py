@@ -19,6 +19,7 @@ from PIL import Image
 from ..blind.agreement import Agreement, share_words, shares_words
 from ..sheets import short_number
 from ..standings.bootstrap import LEAST_REFERENCES, LEVEL, RESAMPLES
+from ..standings.columns import PLANES
 from ..standings.standings import Standings
 from ..standings.tallies import Estimate
 from ..standings.verdict import (
@@ -37,6 +38,8 @@ from .structure import StructureSheet
 from .tables import collections_table, differences_table, left_out, main_table, model_words, networks
 
 MAP_PX, PICTURE_PX = 224, 224
+MANY_UNDEFINED = 0.1
+PLANE_IDENTITIES = tuple(axes.identity for axes in PLANES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +104,31 @@ def warnings(standings: Standings) -> list[str]:
         )
         if scored < pictures:
             lines.append(f"{model.name}: {pictures - scored:,} of {pictures:,} pictures are not scored yet")
+    lines += _undefined_identity(standings)
     references = {question.reference_id for question in evaluation.questions}
     if len(references) < LEAST_REFERENCES:
         lines.append(
             f"{len(references)} references are too few to tell a difference from noise: {LEAST_REFERENCES} are needed"
         )
+    return lines
+
+
+def _undefined_identity(standings: Standings) -> list[str]:
+    """Models many of whose pictures have no measure of identity: the rest alone can look better than they all are."""
+    lines = []
+    for column in standings.columns:
+        if not column.is_derived or column.shows not in PLANE_IDENTITIES:
+            continue
+        parts = []
+        for model in standings.models:
+            found = standings.mean(column, model)
+            if found.undefined > MANY_UNDEFINED * (total := found.n + found.undefined):
+                parts.append(f"{model.name} {found.n:,} of {total:,}")
+        if parts:
+            lines.append(
+                f"{column.short}, pictures that count: {'; '.join(parts)}. In the others nothing of the subject was "
+                "found again, which speaks against them"
+            )
     return lines
 
 

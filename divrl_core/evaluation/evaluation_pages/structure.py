@@ -7,7 +7,7 @@ A reference's mask is `references/REFERENCE.mask.png`, where there is one, else 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,9 +58,11 @@ class StructureSheet:
 
 
 def structure_sheets(
-    evaluation: Evaluation, chosen: Sequence[Disagreement], backbone: Backbone
+    evaluation: Evaluation, chosen: Sequence[Disagreement], backbone: Backbone, *, pool: int = 1
 ) -> list[StructureSheet]:
     """A sheet for each of these that has its reference and some picture.
+
+    pool: of nSSM's cells; 1 = none, as a table's nSSM is unless its backbone's settings say otherwise.
 
     Raises ValueError naming a file that cannot be read, or a mask too small to compare anything in.
     """
@@ -73,16 +75,16 @@ def structure_sheets(
             if evaluation.picture(model.name, one.place).is_file()
         }
         if reference.is_file() and files:
-            sheets.append(_sheet(one, reference, files, backbone))
+            sheets.append(_sheet(one, reference, files, backbone, pool))
     return sheets
 
 
 def _sheet(
-    one: Disagreement, reference: Path, files: Mapping[str, Path], backbone: Backbone
+    one: Disagreement, reference: Path, files: Mapping[str, Path], backbone: Backbone, pool: int
 ) -> StructureSheet:
     mask = _mask(reference)
-    judge = Judge(backbone, opened(reference), mask, name=one.place.reference_id)
-    pool = backbone.settings.score.nssm_pool
+    settings = replace(backbone.settings.score, nssm_pool=pool)
+    judge = Judge(backbone, opened(reference), mask, settings=settings, name=one.place.reference_id)
     pictures = [opened(file) for file in files.values()]
     maps, scores = [], []
     for picture in pictures:

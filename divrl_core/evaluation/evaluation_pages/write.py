@@ -106,9 +106,11 @@ def _structure(
             chosen.append(one)
     if not chosen:
         return []
+    pool = 1
     if backbone is None or isinstance(backbone, BackboneConfig):
-        backbone = load_backbone(backbone or BackboneConfig())
-    return structure_sheets(evaluation, chosen[:count], backbone)
+        config = backbone or BackboneConfig()
+        backbone, pool = load_backbone(config), config.nssm_pool or 1
+    return structure_sheets(evaluation, chosen[:count], backbone, pool=pool)
 
 
 def _write_figures(

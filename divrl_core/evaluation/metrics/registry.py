@@ -17,7 +17,7 @@ from ...config import BackboneConfig
 from ...config_reward import PACKAGED_BACKBONES, BackboneName
 from ...training.backbone_checks import backbone_problems
 from ...training.references import known_world
-from .base import Scorer
+from .base import Metric, Scorer
 
 if TYPE_CHECKING:
     from ...training.references import ReferenceSet
@@ -105,8 +105,8 @@ def read_choice(text: str) -> Choice:
     name = name.strip()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"there is no metric {name!r}{hint} There are {', '.join(known)}")
+        hint = f"did you mean {near[0]}? There are" if near else "there are"
+        raise ValueError(f"there is no metric {name!r}; {hint} {', '.join(known)}")
     if separator and not path.strip():
         raise ValueError(f"metric {name}: a path is missing after {name}=")
     if separator and name in KINDS and KINDS[name].weights is None:
@@ -164,6 +164,17 @@ def load_scorer(
     if KINDS[choice.name].weights is None:
         return cast(Scorer, _scorer(choice)())
     return cast(Scorer, _scorer(choice).load(choice.path, device=device))
+
+
+def metrics_of(choice: Choice, *, backbone: BackboneConfig) -> tuple[Metric, ...]:
+    """The columns of a choice that could be loaded; nothing is. backbone: the main one."""
+    from .backbone import backbone_metrics
+
+    if choice.is_backbone:
+        return backbone_metrics(choice.name, f"{choice.name}_")
+    if choice.name == BACKBONE:
+        return backbone_metrics(backbone.name)
+    return cast("tuple[Metric, ...]", _scorer(choice).metrics)
 
 
 def _problems(

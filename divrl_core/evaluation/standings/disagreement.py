@@ -8,7 +8,7 @@ of style come last where the metric does not count them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contest.evaluated import Asked, Evaluation
@@ -57,14 +57,22 @@ def chosen_metric(evaluation: Evaluation, name: str | None = None) -> Metric | N
 
     Raises ValueError for a name that is none.
     """
+    if name is not None and (problems := sorting_problems(name, (one.metric for one in evaluation.measured))):
+        raise ValueError(problems[0])
     metrics = {one.metric.name: one.metric for one in evaluation.measured if not one.metric.of_sets}
-    if name is not None and name not in metrics:
-        raise ValueError(
-            f"pictures cannot be sorted by {name}: expected one of {', '.join(metrics) or 'none'}; "
-            "take a metric of single pictures that was measured"
-        )
     wanted = [name] if name is not None else [axes.identity for axes in PLANES]
     return next((metrics[one] for one in (*wanted, *metrics) if one in metrics), None)
+
+
+def sorting_problems(name: str, metrics: Iterable[Metric]) -> list[str]:
+    """Why pictures cannot be sorted by a metric of this name, a line; none where they can."""
+    known = [metric.name for metric in metrics if not metric.of_sets]
+    if name in known:
+        return []
+    return [
+        f"pictures cannot be sorted by {name}: expected one of {', '.join(known) or 'none'}; "
+        "take a metric of single pictures that is measured"
+    ]
 
 
 def _disagreement(

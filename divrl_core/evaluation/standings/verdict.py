@@ -113,7 +113,7 @@ def sentences(comparison: Comparison) -> list[str]:
         (f"Better than {other} on", comparison.better),
         (f"Worse than {other} on", comparison.worse),
         ("Moved, though neither way is better:", comparison.neither),
-        ("Ahead where a training reward was made of it, which proves nothing:", comparison.rewarded),
+        ("The one ahead was rewarded by it in training, which proves nothing:", comparison.rewarded),
         ("Within noise:", comparison.within_noise),
     )
     lines = [f"{start} {_listed([_with_amount(*one) for one in found])}." for start, found in kinds if found]
@@ -175,7 +175,7 @@ def _headline_of_two(comparison: Comparison) -> str:
         f"and worse on {worse}; {noise} within noise"
     )
     if comparison.rewarded:
-        verdict += f", {len(comparison.rewarded)} no proof because it was rewarded"
+        verdict += f", {len(comparison.rewarded)} no proof because the one ahead was rewarded"
     return verdict + "."
 
 

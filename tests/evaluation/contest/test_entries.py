@@ -64,12 +64,22 @@ def test_a_word_is_an_entry(here: Path, spec: str, entry: Entry) -> None:
         ("text-noise-nan", "needs a number from 0 up"),
         ("../x=base", "there is no file or folder"),
         ("x.=base", r"'x\.' cannot be a file's name"),
+        ("", "got nothing; give base"),
+        (" ", "got nothing; give base"),
+        ("@0.5", "there is no file or folder @0.5"),
+        ("füchse=base", "a NAME has letters from a to z, digits"),
     ],
 )
 def test_a_word_that_is_none_is_refused_in_one_line(here: Path, spec: str, words: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
         parse_entry(spec)
     assert "\n" not in str(error.value) and spec.rpartition("=")[0] in str(error.value)
+
+
+def test_base_is_the_model_also_beside_a_folder_of_that_name(here: Path) -> None:
+    Path("base").mkdir()
+    assert parse_entry("base") == parse_entry("base=base") == Entry(name="base")
+    assert parse_entry("./base") == Entry(name="base", finished=Path("base"))
 
 
 def test_names_are_apart_also_where_a_system_does_not_tell_capitals(here: Path) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from divrl_core.config import SegmenterConfig
-from divrl_core.evaluation.benchmarks.base import Benchmark, names_of
+from divrl_core.evaluation.benchmarks.base import Benchmark, View, names_of
 from divrl_core.training.picture_references import (
     CheckedSource,
     PictureFile,
     PictureReferences,
     PictureSource,
 )
-from divrl_core.training.references import PromptPair
+from divrl_core.training.references import PromptPair, Reference, ReferenceSet
 
-from .stand_ins import benchmark_of, contest_of, hold, random_lora, toys
+from .stand_ins import Counted, benchmark_of, contest_of, hold, random_lora, toys
 
 HEADER = {"model": {"path": "pocket"}}
 
@@ -55,6 +56,23 @@ def test_the_base_is_what_the_loras_were_trained_on_and_so_is_the_size(tmp_path:
     assert [model.trained_on for model in contest.models] == [(), ("nssm", "vsm")]
     plain = contest_of(Path("unused"), "base", base=None, size_px=None)
     assert (plain.base.model, plain.base.size_px) == ("pocket", 128)
+
+
+def test_columns_of_a_further_backbone_that_rewarded_the_lora_are_flagged(tmp_path: Path) -> None:
+    header = {
+        "model": {"path": "pocket"},
+        "reward": {"kind": "gated"},
+        "backbone": {"name": "mtg", "path": "x"},
+    }
+    lora = random_lora(Path("pocket"), tmp_path / "x.safetensors", settings=header)
+    for scorers, expected in (
+        (("mtg", "siglip"), {"nssm", "vsm", "mtg_nssm", "mtg_vsm"}),
+        ((), {"nssm", "vsm"}),
+    ):
+        waiting = [Counted(name=name).waiting() for name in scorers]
+        contest = contest_of(Path("pocket"), str(lora), "best-of-2", scorers=waiting, size_px=None)
+        assert set(contest.models[0].trained_on) == expected
+        assert contest.models[1].trained_on == ("nssm", "vsm")
 
 
 def test_loras_of_different_sizes_need_one_to_be_asked_for(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -121,6 +139,51 @@ def test_another_picture_of_the_same_name_is_told(tiny_pipeline: Path, tmp_path:
     Image.new("RGB", (40, 40), (9, 99, 9)).save(tmp_path / "in/ant.png")
     with pytest.raises(ValueError, match="a different ant/0"):
         hold(contest_of(tiny_pipeline, benchmark=benchmark), tmp_path / "out")
+
+
+@dataclass(frozen=True)
+class Remasked:
+    """Toys whose subjects are the upper halves."""
+
+    toys: ReferenceSet
+    mask_source: str = "files"
+
+    @property
+    def pairs(self) -> tuple[PromptPair, ...]:
+        return self.toys.pairs
+
+    def load(self, reference_id: str, size_px: int) -> Reference:
+        found = self.toys.load(reference_id, size_px)
+        mask = torch.zeros_like(found.mask)
+        mask[: size_px // 2] = True
+        return Reference(found.image, mask)
+
+
+def test_scores_under_another_mask_of_the_same_picture_are_refused(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    hold(contest_of(tiny_pipeline, "base"), tmp_path)
+    other = benchmark_of(Remasked(toys().references))
+    with pytest.raises(ValueError, match="scores: was made with a different mask of ant, mask of bee; name"):
+        hold(contest_of(tiny_pipeline, "base", benchmark=other), tmp_path)
+
+
+def test_best_of_n_alone_chooses_otherwise_under_another_mask(tiny_pipeline: Path) -> None:
+    contest = contest_of(tiny_pipeline, "base", "best-of-2")
+    for entry, differs in zip(contest.entries, (False, True), strict=True):
+        one, other = (contest.made_with(entry, {}, {"mask of ant": mask}) for mask in "xy")
+        assert (one != other) == differs
+
+
+def test_scores_beside_other_views_of_a_subject_are_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+    def with_view(grey: int) -> Benchmark:
+        view = View(where="a view", load=lambda: Image.new("RGB", (8, 8), (grey, grey, grey)))
+        return replace(toys(), views={"ant": (view,)})
+
+    for _ in range(2):
+        hold(contest_of(tiny_pipeline, benchmark=with_view(3)), tmp_path)
+    with pytest.raises(ValueError, match="scores: was made with a different views of ant"):
+        hold(contest_of(tiny_pipeline, benchmark=with_view(4)), tmp_path)
 
 
 def test_finished_pictures_that_are_missing_or_damaged_are_named(tiny_pipeline: Path, tmp_path: Path) -> None:

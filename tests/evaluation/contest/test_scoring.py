@@ -84,6 +84,44 @@ def test_a_row_cut_off_by_a_kill_is_scored_again(tmp_path: Path) -> None:
     assert set(map(repr, read_scores(file))) == set(map(repr, whole))
 
 
+def test_a_row_without_its_end_is_scored_again_and_no_row_is_lost(tmp_path: Path) -> None:
+    benchmark = toys("ant")
+    draw(benchmark, tmp_path)
+    scoring(benchmark, tmp_path).score([Counted().waiting()])
+    file = scores_file(tmp_path, "other")
+    whole = read_scores(file)
+    file.write_bytes(file.read_bytes()[:-1])  # all but the end of the line
+    again = Counted()
+    scoring(benchmark, tmp_path).score([again.waiting(), Counted(name="more").waiting()])
+    assert len(again.scored) == 1
+    assert {repr(row) for row in whole} <= set(map(repr, read_scores(file)))
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", '{"reference": "ant", "number": 0, "k": 0, "scorer": "x", "values": []}']
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "base.jsonl"
+    file.write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"base\.jsonl:1: is no row of scores .*; delete the line"):
+        read_scores(file)
+
+
+def test_a_kill_while_a_larger_set_is_written_leaves_no_value_of_the_smaller(tmp_path: Path) -> None:
+    benchmark = toys("ant", prompts=["on a blue floor"])
+    draw(benchmark, tmp_path, pictures_each=3)
+    file, whole_set = scores_file(tmp_path, "base"), Place(reference_id="ant", number=0, k=None)
+    scoring(benchmark, tmp_path, pictures_each=2).score([Counted().waiting()])
+    before = file.read_bytes()
+    scoring(benchmark, tmp_path, pictures_each=3).score([Counted().waiting()])
+    after, rows = file.read_bytes(), {row.place: row.values for row in read_scores(file)}
+    for end in range(len(before), len(after)):
+        file.write_bytes(after[:end])
+        scoring(benchmark, tmp_path, pictures_each=3).score([Counted().waiting()])
+        assert {row.place: row.values for row in read_scores(file)} == rows
+    assert rows[whole_set]["spread"] > 0
+
+
 def test_more_pictures_of_a_question_change_the_values_of_its_set(tmp_path: Path) -> None:
     benchmark = toys("ant", prompts=["on a blue floor"])
     draw(benchmark, tmp_path, pictures_each=3)
@@ -145,6 +183,21 @@ def test_another_scorer_under_the_same_name_is_refused(tiny_pipeline: Path, tmp_
     ):
         with pytest.raises(ValueError, match=words):
             hold(contest_of(tiny_pipeline, scorers=[other], pictures_each=3), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"asked": "light"}'])
+def test_a_damaged_note_of_a_scorer_is_named(tiny_pipeline: Path, tmp_path: Path, content: str) -> None:
+    hold(contest_of(tiny_pipeline, scorers=[Counted().waiting()]), tmp_path)
+    (tmp_path / "scores/scorers/light.json").write_text(content)
+    with pytest.raises(ValueError, match=r"light\.json: cannot be read .* delete it with the scores"):
+        hold(contest_of(tiny_pipeline, scorers=[Counted().waiting()]), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"models": [3]}'])
+def test_a_damaged_evaluation_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "evaluation.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"evaluation\.json: is no evaluation of this version"):
+        read_evaluation(tmp_path)
 
 
 def test_the_pocket_world_is_measured_by_a_network(tmp_path: Path) -> None:

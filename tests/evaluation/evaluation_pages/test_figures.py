@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from divrl_core.config import BackboneConfig
+from divrl_core.evaluation.benchmarks.base import Question
 from divrl_core.evaluation.evaluation_pages.contact import contact_sheets
 from divrl_core.evaluation.evaluation_pages.labels import Box, place_labels
 from divrl_core.evaluation.evaluation_pages.palette import DARK, looks, standalone
@@ -22,11 +24,14 @@ from divrl_core.evaluation.evaluation_pages.planes import Spot, plane_figure, pl
 from divrl_core.evaluation.evaluation_pages.progress import progress_of, run_behind
 from divrl_core.evaluation.evaluation_pages.structure import structure_sheets
 from divrl_core.evaluation.evaluation_pages.thumbnails import SIDES_PX, encoded, size_for
+from divrl_core.evaluation.metrics.backbone import BackboneScorer
+from divrl_core.evaluation.metrics.base import Shot, Subject
 from divrl_core.evaluation.standings.bootstrap import Interval
 from divrl_core.evaluation.standings.disagreement import by_disagreement, chosen_metric
 from divrl_core.evaluation.standings.standings import Standings
 from divrl_core.evaluation.svg import COLOURS, style
 from divrl_core.models.features.base import load_backbone
+from divrl_core.training.references import PromptPair
 
 from ..made_evaluation import make_evaluation, with_values
 from ..synthetic_run import make_run
@@ -107,6 +112,22 @@ def test_a_file_that_is_no_picture_is_named(tmp_path) -> None:
     made.picture("better", by_disagreement(made, metric)[0].place).write_bytes(b"no")
     with pytest.raises(ValueError, match=r"better.*png: is no picture that can be read .*; delete it"):
         contact_sheets(made, metric)
+
+
+@pytest.mark.parametrize("pool", [None, 2])
+def test_the_number_below_a_map_is_the_one_of_the_table(tmp_path, pool: int | None) -> None:
+    config = BackboneConfig(name="pocket", nssm_pool=pool)
+    evaluation = make_evaluation(tmp_path, models=("base", "better"), references=1, size_px=64)
+    (first, *_) = by_disagreement(evaluation, chosen_metric(evaluation))
+    (found,) = structure_sheets(evaluation, [first], load_backbone(config), pool=pool or 1)
+    scorer = BackboneScorer.load(config)
+    reference = Image.open(evaluation.reference(first.place.reference_id)).convert("RGB")
+    whole = torch.ones(64, 64, dtype=torch.bool)
+    subject = Subject(reference_id=first.place.reference_id, picture=reference, mask=whole)
+    question = Question(pair=PromptPair("fox#0", subject.reference_id, "a fox"), number=0)
+    picture = Image.open(evaluation.picture("better", first.place)).convert("RGB")
+    values = scorer.score([Shot(picture=picture, question=question, k=0)], scorer.prepare(subject))
+    assert found.columns[1].nssm == pytest.approx(float(values["nssm"][0]), abs=1e-5)
 
 
 def test_structure_of_the_reference_itself_is_its_own_and_masks_beside_it_count(made, tmp_path) -> None:

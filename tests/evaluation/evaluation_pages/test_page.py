@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 
 from divrl_core.evaluation.blind.session import Session
 from divrl_core.evaluation.contest.evaluated import read_evaluation, scores_file
+from divrl_core.evaluation.evaluation_pages.page import warnings
 from divrl_core.evaluation.evaluation_pages.write import write_report
+from divrl_core.evaluation.standings.standings import Standings
 
 from .. import chromium
-from ..made_evaluation import make_evaluation
+from ..made_evaluation import make_evaluation, with_values
 from ..synthetic_run import make_run
 from ..test_report import Page
 
@@ -89,6 +92,19 @@ def test_what_is_missing_is_said_and_not_left_blank(tmp_path) -> None:
     assert evaluation.models[0].name in page.text
 
 
+def test_a_model_of_which_little_is_found_again_is_told(tmp_path) -> None:
+    made = make_evaluation(tmp_path, models=("base", "better"), references=6, with_pictures=False)
+    values = {
+        place: {**found, "vsm": math.nan if place.k == 0 else 0.9}
+        for place, found in made.values["better"].items()
+    }
+    lines = warnings(Standings(with_values(made, {"better": values})))
+    assert len(lines) == 1 and lines[0].startswith(
+        "consistency ratio, pictures that count: better 12 of 24. In the"
+    )
+    assert warnings(Standings(made)) == []
+
+
 def test_one_model_alone_has_a_page_too(tmp_path) -> None:
     write_report(make_evaluation(tmp_path, models=("base",), references=6, size_px=24), structure_count=0)
     page = Page(tmp_path / "report.html")
@@ -117,6 +133,17 @@ def test_wrong_choices_are_refused_with_what_there_is(tmp_path) -> None:
     with pytest.raises(ValueError, match="is not a run folder"):
         write_report(evaluation, runs={"base": tmp_path})
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.skipif(not chromium.is_there(), reason="needs Debian's chromium")
+def test_long_names_of_models_stay_on_a_narrow_page(tmp_path) -> None:
+    names = [f"a model with a name_that_goes_on_and_on_{place}" + "x" * 60 for place in range(3)]
+    make_evaluation(tmp_path, models=names, references=5, size_px=16)
+    write_report(read_evaluation(tmp_path), structure_count=0)
+    with chromium.Chromium(width=400, height=800) as browser:
+        browser.open((tmp_path / "report.html").as_uri())
+        furthest = "Math.max(...[...document.querySelectorAll('h3 .tag')].map((e) => e.getBoundingClientRect().right))"
+        assert browser.ask(f"document.querySelectorAll('h3 .tag').length && {furthest}") <= 400
 
 
 @pytest.mark.skipif(not chromium.is_there(), reason="needs Debian's chromium")

@@ -24,6 +24,7 @@ from divrl_core.evaluation.metrics.registry import (
     check,
     default_choices,
     load_scorer,
+    metrics_of,
     read_choice,
 )
 from divrl_core.models.features import clip_pair, dino_class
@@ -53,7 +54,7 @@ def test_choices_are_read_as_name_or_name_and_path() -> None:
     ("text", "said"),
     [
         ("clib", r"there is no metric 'clib'; did you mean clip\?"),
-        ("", "there is no metric ''"),
+        ("", "there is no metric ''; there are backbone, "),
         ("dino=", "metric dino: a path is missing after dino="),
         ("si_iou=masks", "metric si_iou: takes no path, got masks"),
     ],
@@ -61,6 +62,18 @@ def test_choices_are_read_as_name_or_name_and_path() -> None:
 def test_what_is_no_metric_is_refused_with_the_nearest(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_choice(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["backbone", "mtg", "si_iou", "artefacts", "truth", "clip", "dino_dense", "hps"]
+)
+def test_the_columns_of_a_choice_are_known_before_it_is_loaded(name: str) -> None:
+    found = {metric.name for metric in metrics_of(Choice(name=name), backbone=MAIN)}
+    expected = {"backbone": "vsm", "mtg": "mtg_nssm", "truth": "clean_share", "clip": "clip_t"}
+    assert expected.get(name, next(iter(found))) in found
+    if name in ("backbone", "artefacts"):
+        scorer = load_scorer(Choice(name=name), backbone=MAIN, references=TOYS)
+        assert found == {metric.name for metric in scorer.metrics}
 
 
 def test_by_default_those_are_taken_whose_networks_are_packaged() -> None:

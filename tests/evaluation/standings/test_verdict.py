@@ -59,6 +59,7 @@ def test_to_lose_on_what_one_was_rewarded_for_is_a_finding(made) -> None:
     standings = Standings(made)
     found = compare(standings, made.models[0], made.models[3])  # base less trained
     assert "VSM" in shorts(found.rewarded)  # trained is ahead, and was paid for it
+    assert any(line.startswith("The one ahead was rewarded by it") for line in sentences(found))
     turned = replace(made, models=(replace(made.models[0], trained_on=("vsm",)), made.models[1]))
     found = compare(Standings(turned), turned.models[1], turned.models[0])
     assert "VSM" in shorts(found.rewarded) and "VSM" not in shorts(found.worse)
@@ -72,7 +73,7 @@ def test_headlines_hold_for_one_two_and_more_models_and_for_nothing(made) -> Non
     assert headline(of(made, "base", "better")).startswith(
         "better is better than base on 6 measures and worse on 4;"
     )
-    assert headline(of(made, "base", "trained")).endswith("2 no proof because it was rewarded.")
+    assert headline(of(made, "base", "trained")).endswith("2 no proof because the one ahead was rewarded.")
     assert (
         headline(Standings(made)) == "Beyond noise, better leads on 6 measures (behind base on 4) and "
         "trained leads on 3 measures (behind base on 6)."
