@@ -116,8 +116,8 @@ def paired_table(results: Results, after: str, before: str) -> str:
     found = results.paired(after, before)
     rows = [[f"{after} − {before}", "mean ± error", "seeds"]]
     for name, value in found.items():
-        each = ", ".join(_signed(one.mean, name) for one in value.differences)
-        rows.append([HEADINGS[name], _with_error(value, name), each])
+        each = ", ".join(signed(one.mean, name) for one in value.differences)
+        rows.append([HEADINGS[name], with_error(value, name), each])
     return markdown_table(rows)
 
 
@@ -143,13 +143,15 @@ def over_seeds(value: OverSeeds, name: str) -> str:
     return f"{value.mean:.{digits}f}{spread}"
 
 
-def _with_error(value: PairedOverSeeds, name: str) -> str:
+def with_error(value: PairedOverSeeds, name: str) -> str:
+    """The mean of a paired difference with its error; n/a where it is undefined."""
     if not math.isfinite(value.over_seeds.mean):
         return "n/a"
-    return f"{_signed(value.over_seeds.mean, name)} ± {value.se:.{_digits(name)}f}"
+    return f"{signed(value.over_seeds.mean, name)} ± {value.se:.{_digits(name)}f}"
 
 
-def _signed(value: float, name: str) -> str:
+def signed(value: float, name: str) -> str:
+    """A difference of a measure with its sign."""
     return f"{value:+.{_digits(name)}f}" if math.isfinite(value) else "n/a"
 
 

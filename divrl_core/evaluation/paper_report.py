@@ -7,12 +7,17 @@ from functools import partial
 from pathlib import Path
 
 from ..training.files import write_atomic_text
-from .experiment_report import HEADINGS, expectations_table, models_table, paired_table
+from .experiment_report import (
+    HEADINGS,
+    expectations_table,
+    models_table,
+    paired_table,
+    signed,
+    with_error,
+)
 from .experiment_results import Expected, PairedOverSeeds, Results
 from .paired import NEW_POSE_DEG
 from .paper_questions import QUESTIONS, Claim
-
-DIGITS = {"pose_change_deg": 1}
 
 
 def write_paper_report(question: str, cells: Path, output: Path) -> Path | None:
@@ -60,12 +65,9 @@ def judged(claim: Claim, results: Results) -> Expected:
 
 
 def _words(claim: Claim, found: PairedOverSeeds) -> str:
-    digits = DIGITS.get(claim.measure, 3)
-    each = ", ".join(f"{one.mean:+.{digits}f}" for one in found.differences)
-    return (
-        f"{HEADINGS[claim.measure]}, {claim.after} − {claim.before}: {found.over_seeds.mean:+.{digits}f} ± "
-        f"{found.se:.{digits}f} ({each})"
-    )
+    each = ", ".join(signed(one.mean, claim.measure) for one in found.differences)
+    difference = with_error(found, claim.measure)
+    return f"{HEADINGS[claim.measure]}, {claim.after} − {claim.before}: {difference} ({each})"
 
 
 def _holds(claim: Claim, found: PairedOverSeeds) -> bool | None:
