@@ -38,6 +38,23 @@ def files_fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def path_word(path: str) -> str:
+    """A path to weights by what lies there: the file's or folder's name with its fingerprint; of a hub id the id.
+
+    So the same files named otherwise are the same word, and others in their place are not. Hidden files do not count.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        return path
+    found = place.rglob("*") if place.is_dir() else (place,)
+    files = [
+        one
+        for one in found
+        if one.is_file() and not any(part.startswith(".") for part in one.relative_to(place).parts)
+    ]
+    return f"{place.resolve().name} ({files_fingerprint(files)[:12]})"
+
+
 def _add_blocks(digest: blake2b, path: Path, size: int) -> None:
     with path.open("rb") as stream:
         for start in sorted({0, max(0, size // 2), max(0, size - BLOCK_BYTES)}):

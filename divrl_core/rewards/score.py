@@ -139,8 +139,8 @@ def reference_features(
             f"nssm_pool (pooling) must divide the backbone's grid of {features.grid[0]} x {features.grid[1]} cells, "
             f"got {settings.nssm_pool}"
         )
-    structure_mask = _cells_of(mask, features.grid, settings.nssm_pool, name)
-    target_mask = _cells_of(mask, features.grid, 1, name)
+    structure_mask = object_cells(mask, features.grid, settings.nssm_pool, name)
+    target_mask = object_cells(mask, features.grid, 1, name)
     inside = target_mask.flatten().to(features.semantic.device)
     semantic = to_cells(features.semantic[0])[inside]
     return ReferenceFeatures(
@@ -241,8 +241,12 @@ def _similarity(feature: VisualFeature, target: Tensor) -> Tensor:
     return exponential_matrix(cells, target, feature.scale)
 
 
-def _cells_of(mask: Tensor | None, grid: tuple[int, int], pool: int, name: str) -> Tensor:
-    """The object on the grid, or on the pooled one, with enough cells to say something."""
+def object_cells(mask: Tensor | None, grid: tuple[int, int], pool: int, name: str) -> Tensor:
+    """The object on the grid (rows, columns), or on the one pooled by `pool`: bool (H, W), of enough cells.
+
+    mask: bool, of pixels; None = the whole picture. name: the reference's, in errors.
+    Raises ValueError for one of fewer than `LEAST_CELLS` cells, each of which is half covered at least.
+    """
     height, width = grid[0] // pool, grid[1] // pool
     cells = (
         torch.ones(height, width, dtype=torch.bool) if mask is None else resize_mask(mask, (height, width))

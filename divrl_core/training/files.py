@@ -92,6 +92,7 @@ def _unfinished(path: Path) -> Path:
 
 def _flush_folder(folder: Path) -> None:
     """Ask the disk to hold every file of a folder before the folder gets its final name."""
-    for path in folder.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.evaluation.benchmarks.benchmark_files import mask, picture, plain
+from tests.evaluation.metrics.small_networks import save_dino
 from train_cli.main import cli
 from train_cli.options import Size, SizeType
 
@@ -81,3 +83,70 @@ def test_a_mistake_is_one_line(tmp_path: Path, words: tuple[str, ...], line: str
 def test_a_size_is_handed_on_as_it_was_given() -> None:
     size = SizeType().convert("768x512", None, None)
     assert size == (512, 768) and str(size) == "768x512" and isinstance(size, Size)
+
+
+def folder_words(bench: Path, *models: str) -> list[str]:
+    words = ["--benchmark", str(bench), "--pictures-each", "1", "--metrics", "backbone", "--size", "64"]
+    return [*words, *(word for model in models for word in ("--model", model))]
+
+
+def test_a_subject_too_small_for_the_backbone_is_named_before_any_picture_is_made(tmp_path: Path) -> None:
+    bench = plain(tmp_path / "bench", {"fox": ["a fox"], "owl": ["an owl"]})
+    picture(bench / "owl.png", size=(200, 200))
+    mask(bench / "owl.mask.png", size=(200, 200))  # 8 x 8 px of it
+    for more in ((), ("--dry-run",)):
+        result = call(tmp_path / "out", *folder_words(bench, "base"), *more)
+        assert (
+            result.exit_code == 2 and "owl, backbone: the mask covers 0 of the 12 x 12 cells" in result.stderr
+        )
+        assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_samples_of_a_command_given_again_are_kept_and_those_of_others_refused(tmp_path: Path) -> None:
+    bench = plain(tmp_path / "bench", {"fox": ["a fox"]})
+    picture(tmp_path / "theirs/fox/0_0.png", seed=5, size=(64, 64))
+    samples = tmp_path / "samples"
+    words = [*folder_words(bench, "theirs=" + str(tmp_path / "theirs")), "--samples", str(samples)]
+    target = samples / "theirs/tgt_image/fox/0_0.jpg"
+    for _ in range(2):
+        result = call(tmp_path / "out", *words)
+        assert result.exit_code == 0, result.output
+    first = target.stat().st_mtime_ns
+    assert call(tmp_path / "other", *words).exit_code == 0 and target.stat().st_mtime_ns == first
+
+    picture(tmp_path / "theirs/fox/0_0.png", seed=6, size=(64, 64))
+    result = call(tmp_path / "third", *words)
+    line = "samples/theirs: was made with a different fox/0_0.png; name another"
+    assert result.exit_code == 2 and line in result.stderr and not list((tmp_path / "third").rglob("*.png"))
+
+    (samples / "theirs/made_with.json").unlink()
+    result = call(tmp_path / "third", *words, "--dry-run")
+    assert result.exit_code == 2 and "holds files that nothing here made" in result.stderr
+
+
+def test_samples_grow_with_the_pictures(tmp_path: Path) -> None:
+    bench = plain(tmp_path / "bench", {"fox": ["a fox"]})
+    words = [*folder_words(bench, "base"), "--samples", str(tmp_path / "samples")]
+    assert call(tmp_path / "out", *words).exit_code == 0
+    result = call(tmp_path / "out", *words, "--pictures-each", "2")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (tmp_path / "samples/base/tgt_image/fox").iterdir())
+    assert names == ["0_0.jpg", "0_1.jpg"]
+
+
+def test_weights_in_the_place_of_others_are_noticed_and_another_way_to_them_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = plain(tmp_path / "bench", {"fox": ["a fox"]})
+    picture(tmp_path / "theirs/fox/0_0.png", seed=5, size=(64, 64))
+    dino = save_dino(tmp_path / "dino")
+    words = folder_words(bench, f"theirs={tmp_path / 'theirs'}")
+    monkeypatch.chdir(tmp_path)
+    for path in (str(dino), "dino"):
+        result = call(tmp_path / "out", *words, "--metrics", f"dino={path}")
+        assert result.exit_code == 0, result.output
+    weights = dino / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    result = call(tmp_path / "out", *words, "--metrics", "dino=dino")
+    assert result.exit_code == 2 and "dino was asked for as dino=dino (" in result.stderr

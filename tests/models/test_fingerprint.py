@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from divrl_core.models.fingerprint import BLOCK_BYTES, component_fingerprint
+from divrl_core.models.fingerprint import BLOCK_BYTES, component_fingerprint, path_word
 from divrl_core.models.hub import PipelineFolder
 
 SIZE = 8 * BLOCK_BYTES
@@ -100,3 +100,22 @@ def test_the_real_parts_of_a_pipeline_have_names_of_their_own(tiny_pipeline: Pat
     folder = folder_of(tiny_pipeline)
     parts = ("vae", "transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     assert len({component_fingerprint(folder, part) for part in parts}) == len(parts)
+
+
+def test_a_path_to_weights_is_told_by_what_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(bytes(100))
+    monkeypatch.chdir(tmp_path)
+    word = path_word(str(folder))
+    assert word.startswith("vit (") and path_word("vit") == word == path_word("./vit/")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "note").touch()
+    assert path_word("vit") == word
+    flip(weights, 50)
+    assert path_word("vit") != word
+    assert path_word("vit/model.safetensors").startswith("model.safetensors (")
+    assert path_word("owner/vit") == "owner/vit"

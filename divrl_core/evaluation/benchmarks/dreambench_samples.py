@@ -13,13 +13,12 @@ own are of Pillow's default quality, 75). `finished.py` reads the same layout.
 from __future__ import annotations
 
 import io
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
+from ...training.files import write_atomic_folder
 from ...training.picture_references import PictureReferences
 from ...training.pictures import decode_picture
 from ...training.references import SomePairs
@@ -32,39 +31,40 @@ JPEG_QUALITY = 95
 
 
 def write_samples(
-    pictures: Mapping[PictureName, Path], benchmark: Benchmark, method: str, output: Path
+    pictures: Mapping[PictureName, Path],
+    benchmark: Benchmark,
+    method: str,
+    output: Path,
+    *,
+    finish: Callable[[Path], object] = lambda folder: None,
 ) -> Path:
-    """Write pictures of one model to output/method; the folder appears complete or not at all.
+    """Write pictures of one model to output/method, in place of what is there; it appears complete or not at all.
 
     Args:
         pictures: of one model, by name; of an evaluation `find_finished(EVALUATION/pictures/MODEL, ...).pictures`.
         benchmark: what they answer. Its references go to src_image as they are, not cropped.
         method: the folder's name, which DreamBench++'s METHODS (constants.py) then gives.
         output: its folder `samples`.
+        finish: adds what else belongs into the folder before it appears.
 
-    Raises:
-        ValueError: a benchmark without picture files, a method that is no folder's name, a picture of another
-            benchmark, or one that cannot be read.
-        FileExistsError: output/method is there already.
+    Raises ValueError for a benchmark without picture files, a method that is no folder's name, a picture of another
+    benchmark, or one that cannot be read.
     """
-    folder = output / method
     if id_problem(method) or "/" in method:
         raise ValueError(f"the method names one folder in {output}, got {method!r}")
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already; remove it or name another method")
     questions = _answered(pictures, benchmark)
     references = _picture_references(benchmark)
-    unfinished = folder.with_name(f"{method}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    (unfinished / NEGATIVE_PROMPT).touch()
-    sources: dict[str, bytes] = {}
-    for name, path in pictures.items():
-        if name.reference_id not in sources:
-            sources[name.reference_id] = _jpeg(references.decoded(name.reference_id)[0].rgb)
-        _write_sample(unfinished, name, sources[name.reference_id], questions[name], path)
-    os.replace(unfinished, folder)
-    return folder
+
+    def fill(folder: Path) -> None:
+        (folder / NEGATIVE_PROMPT).touch()
+        sources: dict[str, bytes] = {}
+        for name, path in pictures.items():
+            if name.reference_id not in sources:
+                sources[name.reference_id] = _jpeg(references.decoded(name.reference_id)[0].rgb)
+            _write_sample(folder, name, sources[name.reference_id], questions[name], path)
+        finish(folder)
+
+    return write_atomic_folder(output / method, fill)
 
 
 def _answered(pictures: Mapping[PictureName, Path], benchmark: Benchmark) -> dict[PictureName, Question]:

@@ -83,7 +83,7 @@ def picture_benchmark(layout: Layout, reading: Reading) -> Benchmark:
     problems = [*layout.problems, *_id_problems(layout.entries)]
     entries = _limited(layout.entries, reading.limits)
     masks = segmenter_masks(reading.segmenter, problems)
-    logger.info("checking the %d pictures of %s", len(entries), layout.where)
+    logger.info("checking %s: %s", layout.where, _counted(entries, layout.entries))
     checked, picture_problems = check_sources(
         [entry.source for entry in entries],
         size_px=reading.size_px,

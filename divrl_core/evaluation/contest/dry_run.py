@@ -11,11 +11,11 @@ from ...training.references import SomePairs
 from ...training.sampling_memory import sampling_memory
 from ..benchmarks.base import Benchmark
 from .entries import Entry
-from .evaluated import FILE, scores_file
+from .evaluated import FILE, PICTURES, scores_file
 from .folder import check_folder
 from .pictures import missing_pictures
-from .plan import Contest, question_digests
-from .records import read_all_scores
+from .plan import Contest, reference_digests
+from .records import SCORES, read_all_scores
 from .sources import ScorerSource
 
 
@@ -25,10 +25,10 @@ def contest_lines(contest: Contest, output: Path) -> list[str]:
     lines = [f"benchmark: {benchmark.name}, {len(contest.names)} pictures a model; {benchmark.source}"]
     if _waits_for_masks(benchmark):
         lines.append("references: their masks are made first")
-    elif (output / FILE).is_file():
+    elif any((output / name).exists() for name in (FILE, PICTURES, SCORES)):
         check_folder(contest, output)
     else:
-        question_digests(benchmark, contest.base.size_px)
+        reference_digests(contest)
     if contest.made:
         side = contest.base.size_px
         lines.append(

@@ -84,7 +84,7 @@ def parse_entries(specs: Sequence[str]) -> tuple[Entry, ...]:
 
 def parse_entry(spec: str) -> Entry:
     """The entry that one `--model` word means. Raises ValueError or FileNotFoundError, in one line."""
-    named = None if Path(spec).exists() else _NAMED.fullmatch(spec)
+    named = None if _is_there(Path(spec)) else _NAMED.fullmatch(spec)
     what = named["what"] if named else spec
     rival = _rival(what)
     entry = rival or _plain(what)
@@ -95,8 +95,10 @@ def _rival(what: str) -> Entry | None:
     """best-of-N and text-noise-SHARE, alone or of a LoRA."""
     if found := _BEST_OF.fullmatch(what):
         number = found["number"]
-        if not number.isascii() or not number.isdigit() or int(number) < 1:
-            raise ValueError(f"--model {what}: best-of-N needs a whole number from 1 up, got {number!r}")
+        if not re.fullmatch(r"0*[1-9][0-9]{0,5}", number):
+            raise ValueError(
+                f"--model {what}: best-of-N needs a whole number from 1 to 999999, got {number!r}"
+            )
         of = _model_of_rival(what, found["of"])
         name = f"best-of-{int(number)}{_behind(of)}"
         return Entry(name=name, candidates=int(number), lora=of.lora, strength=of.strength)
@@ -132,11 +134,11 @@ def _plain(what: str) -> Entry:
         raise ValueError(f"--model: got nothing; give {KNOWN}")
     path, strength = Path(what).expanduser(), None
     before, at, number = what.rpartition("@")
-    if at and before and not path.exists():
+    if at and before and not _is_there(path):
         path, strength = Path(before).expanduser(), _number(number)
         if strength is None:
             raise ValueError(f"--model {what}: the strength behind @ must be a number, got {number!r}")
-    if not path.exists():
+    if not _is_there(path):
         raise FileNotFoundError(
             f"--model {what}: there is no file or folder {path}; known are {KNOWN}{_of_name(what)}"
         )
@@ -173,6 +175,14 @@ def _renamed(entry: Entry, name: str, spec: str) -> Entry:
             f"--model {spec}: {name!r} cannot be a file's name; give one of letters, digits and . _ + @ - : NAME=..."
         )
     return Entry(**{**vars(entry), "name": name})
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; not, where its name is longer than any can be."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _shown(lora: Path) -> str:

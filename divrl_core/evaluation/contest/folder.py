@@ -26,7 +26,7 @@ from .evaluated import (
 )
 from .made import MadeWith, check_made, write_made
 from .pictures import missing_pictures
-from .plan import Contest, check_pictures, question_digests, subject_digests
+from .plan import Contest, check_pictures, reference_digests
 from .records import SCORES, gather_scores
 from .shown import Shown, segmenter_of
 from .sources import check_scorers, kept_measures
@@ -52,11 +52,10 @@ def check_folder(contest: Contest, output: Path) -> Origins:
 
     References are loaded; nothing is written.
     """
-    digests = question_digests(contest.benchmark, contest.base.size_px)
-    subjects = subject_digests(contest.benchmark, contest.base.size_px)
+    digests = reference_digests(contest)
     _check_evaluation(contest, output)
-    made = check_pictures(contest, output, digests, subjects)
-    scored = _scored_with(contest, made, subjects)
+    made = check_pictures(contest, output, digests)
+    scored = _scored_with(contest, made, digests.subjects)
     check_made(output / SCORES, scored, kind="*.jsonl")
     check_scorers(output, contest.scorers)
     return Origins(pictures=made, scores=scored)

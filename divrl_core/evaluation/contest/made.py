@@ -34,7 +34,7 @@ def check_made(folder: Path, now: MadeWith, *, kind: str = "*.png") -> None:
     """
     path = folder / FILE
     if not path.is_file():
-        if folder.is_dir() and any(folder.rglob(kind)):
+        if folder.is_file() or (folder.is_dir() and any(folder.rglob(kind))):
             raise ValueError(f"{folder}: holds files that nothing here made (no {FILE}); {_OTHERWISE}")
         return
     before = read_made(path)

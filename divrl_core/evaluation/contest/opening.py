@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...config import to_mapping
+from ...models.fingerprint import path_word
 from ...models.model_names import POCKET
+from ...rewards.score import object_cells
 from ..benchmarks.base import Benchmark, PictureName, Question
 from ..metrics.base import Scorer
 from ..standings.disagreement import sorting_problems
@@ -77,11 +80,22 @@ def _waiting(choice: Any, settings: ContestSettings, benchmark: Benchmark) -> Sc
         )
         return scorer
 
-    asked = choice.name if choice.path is None else f"{choice.name}={choice.path}"
+    asked = choice.name if choice.path is None else f"{choice.name}={path_word(choice.path)}"
     if choice.name == registry.BACKBONE:
-        given = {key: value for key, value in to_mapping(settings.backbone).items() if value is not None}
+        given = {
+            key: path_word(value) if key == "path" else value
+            for key, value in to_mapping(settings.backbone).items()
+            if value is not None
+        }
         asked = f"{asked} ({', '.join(f'{key} {value}' for key, value in sorted(given.items()))})"
-    return ScorerSource(name=choice.name, asked=asked, load=load)
+
+    def check_mask(mask: Tensor, *, name: str) -> None:
+        looked_at = registry.mask_grid(choice, backbone=settings.backbone, size_px=mask.shape[-1])
+        if looked_at is not None:
+            grid, pool = looked_at
+            object_cells(mask, grid, pool, f"{name}, {choice.name}")
+
+    return ScorerSource(name=choice.name, asked=asked, load=load, check_mask=check_mask)
 
 
 def _finished(

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...config import BackboneConfig
-from ...models.features.base import BackboneSettings, backbone_class
+from ...models.features.base import BackboneSettings, backbone_class, backbone_grid
+from ...models.fingerprint import path_word
 from ...models.segmentation.files import segmenter_problems
+from ...rewards.score import object_cells
 from ...settings import to_mapping
 from ...training.backbone_checks import backbone_problems
 from ...training.preflight import raise_problems
 from ...training.references import DataProblems
-from ..benchmarks.base import Benchmark, PictureName, Question, names_of
+from ..benchmarks.base import Benchmark, PictureName, Question, View, names_of
 from .base import Asking, Base, find_base, trained_on
 from .entries import Entry
 from .evaluated import PICTURES, Model
@@ -95,8 +98,11 @@ class Contest:
     def _of_rival(self, entry: Entry) -> dict[str, Any]:
         if entry.candidates is None:
             return {} if entry.text_noise is None else {"text_noise": entry.text_noise}
-        backbone = {f"chosen_by.{key}": value for key, value in to_mapping(self.settings.backbone).items()}
-        return {"candidates": entry.candidates, "gate": self.backbone.gate, **backbone}
+        backbone = to_mapping(self.settings.backbone)
+        if backbone["path"] is not None:
+            backbone["path"] = path_word(backbone["path"])
+        chosen_by = {f"chosen_by.{key}": value for key, value in backbone.items()}
+        return {"candidates": entry.candidates, "gate": self.backbone.gate, **chosen_by}
 
     def _model(self, entry: Entry) -> Model:
         asking = self.asked.get(entry.name)
@@ -152,52 +158,83 @@ def backbone_settings(config: BackboneConfig) -> BackboneSettings:
         return backbone_class(config).without_weights(config).settings
 
 
-def question_digests(benchmark: Benchmark, size_px: int) -> dict[str, str]:
-    """What each question's pictures follow from beside the model: its prompt and its reference's pixels.
+@dataclass(frozen=True)
+class Digests:
+    """What files follow from beside models and settings.
 
-    Loads every reference once, so one that cannot be read is found. Raises ValueError naming all of these.
+    questions: REFERENCE/NUMBER -> its prompt and its reference's pixels. subjects: reference id -> its mask and its
+    views, digests by name, which scores and best-of-N look at.
     """
+
+    questions: Mapping[str, str]
+    subjects: Mapping[str, Mapping[str, str]]
+
+    @property
+    def masks(self) -> dict[str, str]:
+        """Of the references' masks alone, by name."""
+        return {
+            name: digest
+            for one in self.subjects.values()
+            for name, digest in one.items()
+            if name[:5] == "mask "
+        }
+
+
+def reference_digests(contest: Contest) -> Digests:
+    """Load every reference once: what is in it, and whether all who look at its mask can.
+
+    Raises ValueError naming every one that cannot be read, or whose mask is too small for a backbone's cells.
+    """
+    benchmark, size_px = contest.benchmark, contest.base.size_px
     pixels: dict[str, bytes] = {}
-    problems = []
+    subjects: dict[str, Mapping[str, str]] = {}
+    problems: list[str] = []
     for reference_id in benchmark.reference_ids:
         try:
-            image = benchmark.references.load(reference_id, size_px).image
+            reference = benchmark.references.load(reference_id, size_px)
         except (ValueError, OSError) as error:
             problems.append(f"{reference_id}: {error}")
             continue
-        pixels[reference_id] = blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
+        problems += _mask_problems(contest, reference_id, reference.mask)
+        image = reference.image.contiguous().numpy().tobytes()
+        pixels[reference_id] = blake2b(image, digest_size=16).digest()
+        subjects[reference_id] = _subject_digests(reference_id, reference.mask, benchmark.views)
     raise_problems(problems)
-    return {
+    questions = {
         f"{one.reference_id}/{one.number}": blake2b(
             one.pair.prompt.encode(), key=pixels[one.reference_id], digest_size=16
         ).hexdigest()
         for one in benchmark.questions
     }
+    return Digests(questions, subjects)
 
 
-def subject_digests(benchmark: Benchmark, size_px: int) -> dict[str, dict[str, str]]:
-    """What scores follow from beside pictures and prompts: reference id -> its mask and its views, digests by name."""
-    found = {}
-    for reference_id in benchmark.reference_ids:
-        mask = benchmark.references.load(reference_id, size_px).mask
-        digests = {f"mask of {reference_id}": _digest(mask.contiguous().numpy().tobytes())}
-        if views := benchmark.views.get(reference_id, ()):
-            pictures = [view.load() for view in views]
-            seen = b"".join(repr(one.size).encode() + one.tobytes() for one in pictures)
-            digests[f"views of {reference_id}"] = _digest(seen)
-        found[reference_id] = digests
-    return found
+def _mask_problems(contest: Contest, reference_id: str, mask: Tensor) -> list[str]:
+    """A line where the mask says nothing to a scorer, or to the backbone that chooses for best-of-N."""
+    try:
+        for scorer in contest.scorers:
+            scorer.check_mask(mask, name=reference_id)
+        if any(entry.candidates for entry in contest.entries):
+            grid = backbone_grid(contest.settings.backbone, contest.base.size_px)
+            object_cells(mask, grid, contest.backbone.score.nssm_pool, reference_id)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
-def check_pictures(
-    contest: Contest, output: Path, questions: Mapping[str, str], subjects: Mapping[str, Mapping[str, str]]
-) -> dict[str, MadeWith]:
-    """What every entry's pictures follow from. Raises ValueError where other ones are there (made.py).
+def _subject_digests(reference_id: str, mask: Tensor, views: Mapping[str, Sequence[View]]) -> dict[str, str]:
+    digests = {f"mask of {reference_id}": _digest(mask.contiguous().numpy().tobytes())}
+    if own := views.get(reference_id, ()):
+        pictures = [view.load() for view in own]
+        seen = b"".join(repr(one.size).encode() + one.tobytes() for one in pictures)
+        digests[f"views of {reference_id}"] = _digest(seen)
+    return digests
 
-    questions, subjects: see `question_digests` and `subject_digests`.
-    """
-    masks = {name: digest for one in subjects.values() for name, digest in one.items() if name[:5] == "mask "}
-    made = {entry.name: contest.made_with(entry, questions, masks) for entry in contest.entries}
+
+def check_pictures(contest: Contest, output: Path, digests: Digests) -> dict[str, MadeWith]:
+    """What every entry's pictures follow from. Raises ValueError where other ones are there (made.py)."""
+    masks = digests.masks
+    made = {entry.name: contest.made_with(entry, digests.questions, masks) for entry in contest.entries}
     for name, now in made.items():
         check_made(output / PICTURES / name, now)
     return made
@@ -213,10 +250,23 @@ def _question_problems(benchmark: Benchmark) -> list[str]:
             problems.append(
                 f"{question.reference_id}: its prompt {question.number} is empty; write what to show"
             )
+        if not _is_unicode(question.pair.prompt):
+            problems.append(
+                f"{question.reference_id}: its prompt {question.number} holds half a character, which is no Unicode: "
+                f"{question.pair.prompt!a}; write it anew"
+            )
         if place in seen:
             problems.append(f"{question.reference_id}: has two questions of number {question.number}")
         seen.add(place)
     return problems
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a surrogate alone, as JSON may spell one
+        return False
+    return True
 
 
 def _file_digest(path: Path) -> str:

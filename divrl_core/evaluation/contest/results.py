@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from .evaluated import PICTURES, Evaluation
+from .made import FILE, MadeWith, check_made, read_made, write_made
 from .plan import Contest
 
 
@@ -30,20 +32,45 @@ def write_results(
 
 
 def samples_problems(contest: Contest, samples: Path) -> list[str]:
-    """What stands in the way of writing samples there, a line each, before any picture is made."""
+    """What stands in the way of writing samples there, a line each, before any picture is made.
+
+    A model's own samples, perhaps of fewer pictures, do not.
+    """
     if contest.benchmark.kind == "pocket":
         return [
             f"--samples {samples}: the pocket world has no picture files to put beside the pictures; leave it out"
         ]
-    there = [entry.name for entry in contest.entries if (samples / entry.name).exists()]
-    return [
-        f"--samples {samples}: {name} is there already; remove it or name another folder" for name in there
-    ]
+    problems = []
+    for entry in contest.entries:
+        if not (samples / entry.name).exists():
+            continue
+        try:
+            check_made(samples / entry.name, contest.made_with(entry, {}, {}), kind="*")
+        except ValueError as error:
+            problems.append(f"--samples {error}")
+    return problems
 
 
 def _write_samples(contest: Contest, evaluation: Evaluation, samples: Path) -> None:
+    """Write every model's samples beside what they follow from; those that are there of the same are kept."""
     from ..benchmarks.dreambench_samples import write_samples
 
     for entry in contest.entries:
-        pictures = {name: evaluation.folder / PICTURES / entry.name / name.file for name in contest.names}
-        write_samples(pictures, contest.benchmark, entry.name, samples)
+        folder = evaluation.folder / PICTURES / entry.name
+        pictures = {name: folder / name.file for name in contest.names}
+        made = read_made(folder / FILE)
+        items = {
+            name.file.as_posix(): made.items.get(name.file.as_posix())
+            or made.items[f"{name.reference_id}/{name.number}"]
+            for name in pictures
+        }
+        now = MadeWith(parts=made.parts, items=items)
+        if not _is_written(samples / entry.name, now):
+            record = partial(write_made, now=now)
+            write_samples(pictures, contest.benchmark, entry.name, samples, finish=record)
+
+
+def _is_written(folder: Path, now: MadeWith) -> bool:
+    """Whether samples of just this are there. Raises ValueError where there are others."""
+    check_made(folder, now, kind="*")
+    return (folder / FILE).is_file() and read_made(folder / FILE) == now

@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ...training.files import write_atomic_json
 from ..metrics.base import Metric, Scorer
@@ -21,16 +22,29 @@ from .records import SCORES
 SCORERS = "scorers"
 
 
+class CheckMask(Protocol):
+    """Whether a reference's mask says something to a network, as far as that is known before it is loaded."""
+
+    def __call__(self, mask: Tensor, *, name: str) -> None:
+        """Raises ValueError with the reference's name where it does not. mask: bool (H, W), of pixels."""
+
+
+def any_mask(mask: Tensor, *, name: str) -> None:
+    """Of a scorer that looks at no cells."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScorerSource:
     """A scorer that waits for its turn.
 
     name: in files. asked: how it was asked for, with all that changes its values, in words. load: reads its network.
+    check_mask: of references, before any picture is made.
     """
 
     name: str
     asked: str
     load: Callable[[torch.device], Scorer]
+    check_mask: CheckMask = any_mask
 
 
 def check_scorers(output: Path, sources: Sequence[ScorerSource]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ...config import BackboneConfig
 from ...config_reward import PACKAGED_BACKBONES, BackboneName
+from ...models.features.base import backbone_grid
 from ...training.backbone_checks import backbone_problems
 from ...training.references import known_world
 from .base import Metric, Scorer
@@ -175,6 +176,31 @@ def metrics_of(choice: Choice, *, backbone: BackboneConfig) -> tuple[Metric, ...
     if choice.name == BACKBONE:
         return backbone_metrics(backbone.name)
     return cast("tuple[Metric, ...]", _scorer(choice).metrics)
+
+
+def mask_grid(
+    choice: Choice, *, backbone: BackboneConfig, size_px: int
+) -> tuple[tuple[int, int], int] | None:
+    """The cells that a choice looks at masks on, and the side of the blocks of them that nSSM pools.
+
+    None of a choice that looks at none, or of whose network nothing is known before it is loaded. backbone: the main
+    one. size_px: of the pictures.
+    """
+    from ...models.features.dino_class import DENSE_DEFAULT
+    from .dino_dense import IMAGE_SIZE_PX
+
+    if choice.name == BACKBONE:
+        config = backbone
+    elif choice.is_backbone:
+        config = _further(choice, backbone)
+    elif choice.name == "dino_dense":
+        config = BackboneConfig(name="dinov2", path=choice.path or DENSE_DEFAULT, image_size_px=IMAGE_SIZE_PX)
+    else:
+        return None
+    try:
+        return backbone_grid(config, size_px), config.nssm_pool or 1
+    except (FileNotFoundError, ValueError):  # a hub id that is not in the cache
+        return None
 
 
 def _problems(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
@@ -102,6 +103,17 @@ def load_backbone(
     Raises ValueError for contradictory settings, FileNotFoundError when its weights are not installed.
     """
     return backbone_class(config).load(config, device=device, precision=precision)
+
+
+@lru_cache(maxsize=16)
+def backbone_grid(config: BackboneConfig, size_px: int) -> tuple[int, int]:
+    """The rows and columns of cells that a backbone sees of a square picture; no weights are read.
+
+    Raises ValueError or FileNotFoundError where nothing is known of the network.
+    """
+    with torch.device("meta"):
+        backbone = backbone_class(config).without_weights(config)
+        return backbone.extract(torch.zeros(1, 3, size_px, size_px)).grid
 
 
 def backbone_class(config: BackboneConfig) -> type[LoadedBackbone]:

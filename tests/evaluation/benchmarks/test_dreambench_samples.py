@@ -80,11 +80,15 @@ def test_pictures_of_an_evaluation_are_found_by_its_own_layout(benchmark: Benchm
     assert find_finished(tmp_path / "pictures" / "base", benchmark.questions).pictures == pictures
 
 
-def test_a_folder_that_is_there_is_not_written_over(benchmark: Benchmark, tmp_path: Path) -> None:
-    pictures = pictures_for(benchmark, tmp_path / "ours", 1)
-    (tmp_path / "divrl").mkdir()
-    with pytest.raises(FileExistsError, match="is there already; remove it or name another method"):
-        write_samples(pictures, benchmark, "divrl", tmp_path)
+def test_samples_take_the_place_of_older_ones_whole(benchmark: Benchmark, tmp_path: Path) -> None:
+    pictures = pictures_for(benchmark, tmp_path / "ours", 2)
+    write_samples(pictures, benchmark, "divrl", tmp_path)
+    fewer = {name: path for name, path in pictures.items() if name.k == 0}
+    folder = write_samples(
+        fewer, benchmark, "divrl", tmp_path, finish=lambda home: (home / "note.json").touch()
+    )
+    assert (folder / "note.json").is_file()
+    assert list(find_finished(folder, benchmark.questions).pictures) == list(fewer)
 
 
 @pytest.mark.parametrize("method", ["", "..", "a/b", "/tmp/x", "a\\b"])

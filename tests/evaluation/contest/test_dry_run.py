@@ -33,3 +33,12 @@ def test_what_is_there_is_told_and_checked(tiny_pipeline: Path, tmp_path: Path) 
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     with pytest.raises(ValueError, match="steps 2, here 5"):
         lines(tiny_pipeline, tmp_path, steps=5)
+
+
+def test_a_folder_of_strange_pictures_is_told_without_an_evaluation_in_it(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures/base/ant").mkdir(parents=True)
+    (tmp_path / "pictures/base/ant/0_0.png").write_bytes(b"somebody's")
+    with pytest.raises(ValueError, match=r"base: holds files that nothing here made \(no made_with.json\)"):
+        lines(tiny_pipeline, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from divrl_core.config import SegmenterConfig
 from divrl_core.evaluation.benchmarks.base import Benchmark, View, names_of
+from divrl_core.rewards.score import object_cells
 from divrl_core.training.picture_references import (
     CheckedSource,
     PictureFile,
@@ -101,6 +103,12 @@ def test_a_prompt_that_is_missing_is_named(tiny_pipeline: Path, tmp_path: Path) 
     refused(tmp_path, words, tiny_pipeline, benchmark=replace(benchmark, questions=questions))
 
 
+def test_half_a_character_in_a_prompt_is_named(tiny_pipeline: Path, tmp_path: Path) -> None:
+    benchmark = toys("ant", prompts=(json.loads('"a \\ud800 fox"'),))
+    words = r"ant: its prompt 0 holds half a character, which is no Unicode: 'a \\ud800 fox'; write it anew"
+    refused(tmp_path, words, tiny_pipeline, benchmark=benchmark)
+
+
 def test_two_questions_of_one_number_are_named(tiny_pipeline: Path, tmp_path: Path) -> None:
     benchmark = toys("ant")
     questions = (benchmark.questions[0], benchmark.questions[0])
@@ -157,6 +165,50 @@ class Remasked:
         mask = torch.zeros_like(found.mask)
         mask[: size_px // 2] = True
         return Reference(found.image, mask)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Toys, one of whose subjects is but a speck of 2 x 2 px."""
+
+    toys: ReferenceSet
+    mask_source: str = "files"
+
+    @property
+    def pairs(self) -> tuple[PromptPair, ...]:
+        return self.toys.pairs
+
+    def load(self, reference_id: str, size_px: int) -> Reference:
+        found = self.toys.load(reference_id, size_px)
+        mask = torch.zeros_like(found.mask)
+        mask[:2, :2] = True
+        return Reference(found.image, mask if reference_id == "bee" else found.mask)
+
+
+def test_a_subject_too_small_for_a_scorer_is_named_before_any_picture_is_made(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    def check_mask(mask: torch.Tensor, *, name: str) -> None:
+        object_cells(mask, (4, 4), 1, name)
+
+    scorer = replace(Counted().waiting(), check_mask=check_mask)
+    words = "bee: the mask covers 0 of the 4 x 4 cells"
+    refused(tmp_path, words, tiny_pipeline, benchmark=benchmark_of(Tiny(toys().references)), scorers=[scorer])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_subject_too_small_to_choose_by_is_named_before_any_picture_is_made(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    benchmark = benchmark_of(Tiny(toys().references))
+    refused(
+        tmp_path,
+        "bee: the mask covers 1 of the 12 x 12 cells",
+        tiny_pipeline,
+        "best-of-2",
+        benchmark=benchmark,
+    )
+    hold(contest_of(tiny_pipeline, "base", benchmark=benchmark), tmp_path)  # nothing looks at its mask
 
 
 def test_scores_under_another_mask_of_the_same_picture_are_refused(
