@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from divrl_core.config import TrainConfig
 from divrl_core.evaluation.experiment_plan import BASE, EXPLORE_UPDATES, SUPPRESS_UPDATES
@@ -12,7 +14,8 @@ from divrl_core.evaluation.experiment_results import Cell, Results
 from divrl_core.evaluation.experiments import EXPERIMENTS
 from divrl_core.evaluation.paper_plan import paper_plan
 from divrl_core.evaluation.paper_questions import QUESTIONS, Claim
-from divrl_core.evaluation.paper_report import judged, page
+from divrl_core.evaluation.paper_report import judged, page, write_paper_report
+from divrl_core.training.files import write_atomic_json
 from train_cli.experiment import FOLDERS, PAPERS
 
 
@@ -65,7 +68,8 @@ def cell(model: str, seed: int, vsm: float) -> Cell:
          "clean": 1.0, "pose_change_deg": 5.0, "identity_error": 0.1}
         for place in range(12)
     )  # fmt: skip
-    summary = {"nssm": 0.3, "vsm": vsm, "n": 12, "n_references": 12}
+    summary = {"nssm": 0.3, "vsm": vsm, "n": 12, "n_references": 12, "clean_share": 1.0}
+    summary |= {"consistency_ratio": vsm, "diversity_over_consistency": 0.3}
     settings = {"consistency_cutoff": 0.8, "backbone": "pocket"}
     return Cell(model=model, seed=seed, summary=summary, settings=settings, samples=samples, curve=())
 
@@ -82,6 +86,31 @@ def test_a_claim_is_judged_by_the_interval_of_the_paired_difference(
     results = Results(cells, QUESTIONS["threshold"].order)
     found = judged(Claim("so it is", "suppress-s0.7", "suppress-s0.4", "vsm", sign), results)
     assert found.holds is holds and f"{later - 0.7:+.3f}" in found.measured
+
+
+@pytest.mark.parametrize(("sign", "holds"), [(1, None), (-1, None), (0, True)])
+def test_seeds_on_both_sides_of_nothing_settle_no_claim(sign: int, holds: bool | None) -> None:
+    cells = [cell("suppress-s0.4", seed, 0.5) for seed in (0, 1)]
+    cells += [cell("suppress-s0.7", 0, 0.8), cell("suppress-s0.7", 1, 0.45)]
+    results = Results(cells, QUESTIONS["threshold"].order)
+    found = results.paired("suppress-s0.7", "suppress-s0.4")["vsm"]
+    assert found.interval[0] > 0, "by its pictures alone the mean lies above"
+    claim = Claim("so it is", "suppress-s0.7", "suppress-s0.4", "vsm", sign)
+    assert judged(claim, results).holds is holds
+
+
+def test_a_page_and_its_picture_are_written_from_the_cells_alone(tmp_path: Path) -> None:
+    for one in (cell(BASE, 0, 0.9), cell(BASE, 1, 0.8), cell("suppress-s0.4", 0, 0.7)):
+        content = {**vars(one), "made_with": {}}
+        write_atomic_json(tmp_path / "cells" / f"seed-{one.seed}" / f"{one.model}.json", content)
+    assert write_paper_report("threshold", tmp_path / "cells", tmp_path) == tmp_path / "threshold.md"
+    assert "(threshold.png)" in (tmp_path / "threshold.md").read_text()
+    first = (tmp_path / "threshold.png").read_bytes()
+    with Image.open(tmp_path / "threshold.png") as drawn:
+        assert drawn.width > 2 * drawn.height * 0.9
+    write_paper_report("threshold", tmp_path / "cells", tmp_path)
+    assert (tmp_path / "threshold.png").read_bytes() == first
+    assert write_paper_report("kl", tmp_path / "nothing", tmp_path) is None
 
 
 def test_what_is_not_made_yet_is_not_judged() -> None:
