@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from divrl_core.config import TrainConfig
+from divrl_core.config import BackboneConfig, TrainConfig
+from divrl_core.evaluation.contest.plan import backbone_settings
 from divrl_core.evaluation.experiment_plan import BASE, EXPLORE_UPDATES, SUPPRESS_UPDATES
 from divrl_core.evaluation.experiment_results import Cell, Results
 from divrl_core.evaluation.experiments import EXPERIMENTS
@@ -25,6 +26,13 @@ def config_of(question: str, arm: str) -> TrainConfig:
     return config
 
 
+def resolved(config: TrainConfig) -> str:
+    """All settings in words, the backbone's own in the place of those that nobody gave."""
+    backbone = config.reward.backbone
+    plain = replace(config, reward=replace(config.reward, backbone=BackboneConfig(name=backbone.name)))
+    return f"{plain} {backbone_settings(backbone)}"
+
+
 def test_every_question_is_a_command_of_its_own_and_they_share_a_folder() -> None:
     assert tuple(QUESTIONS) == PAPERS and set(PAPERS) < set(EXPERIMENTS)
     assert {FOLDERS[name] for name in PAPERS} == {"docs/paper-experiments"}
@@ -37,7 +45,8 @@ def test_claims_are_of_models_that_are_made_and_each_starts_from_one_that_is_the
         assert {claim.after, claim.before} <= set(plan.names)
     assert all(arm.starts_from is None or arm.starts_from in plan.names for arm in plan.arms)
     assert plan.names == QUESTIONS[question].order
-    assert len({str(arm.config) for arm in plan.arms}) == len(plan.arms), "no two arms are the same"
+    alike = {resolved(config_of(question, arm.name)) for arm in plan.arms}
+    assert len(alike) == len(plan.arms), "no two arms are the same, nor by what a backbone takes of its own"
 
 
 def test_arms_change_what_their_question_asks_and_nothing_else() -> None:
@@ -50,8 +59,8 @@ def test_arms_change_what_their_question_asks_and_nothing_else() -> None:
     assert held.grpo.kl_weight == 0.1 and replace(held, grpo=config_of("kl", "explore").grpo) == config_of(
         "kl", "explore"
     )
-    assert config_of("features", "suppress-pooled").reward.backbone.nssm_pool == 2
-    assert paper_plan("features", seed=0, threads=None).arm("suppress-pooled").starts_from == "explore-pooled"
+    assert config_of("features", "suppress-full").reward.backbone.nssm_pool == 1
+    assert paper_plan("features", seed=0, threads=None).arm("suppress-full").starts_from == "explore-full"
     assert paper_plan("threshold", seed=0, threads=None).arm("suppress-s0.4").starts_from == "explore"
 
 
