@@ -123,8 +123,8 @@ QUESTIONS: Mapping[str, Question] = {
     ),
     "features": Question(
         title="The grid of the features",
-        about="The demo averages blocks of 2 x 2 cells before nSSM, as the paper does: 12 x 12; `full`: all 24 x 24. The "
-        "evaluation pools them all.",
+        about="The demo averages blocks of 2 x 2 cells before nSSM, as the paper does: 12 x 12; `full`: all 24 x 24. "
+        "The evaluation pools them all.",
         source="arXiv:2606.23950, section 4.4 and figure 8",
         arms=_both("full", _FULL),
         claims=(
