@@ -150,6 +150,7 @@ def evaluate(
     \b
     divrl-train evaluate --output runs/evaluation --blind
     """
+    check_mode(click.get_current_context(), blind=blind)
     if blind:
         judge_blind(output, judge=judge, seed=seed, pairs=pairs, port=port or 0)
         return
@@ -179,8 +180,8 @@ def evaluate(
         prompts=prompts,
         sort_by=sort_by,
     )
-    contest = open_contest(words, settings)
-    if samples is not None and (problems := samples_problems(contest, samples)):
+    contest = open_contest(words, settings, downloads=not dry_run)
+    if samples is not None and (problems := samples_problems(contest, samples, output)):
         raise ValueError("\n".join(problems))
     if dry_run:
         from divrl_core.evaluation.contest.dry_run import contest_lines
@@ -215,9 +216,9 @@ def tell(evaluation: Evaluation) -> None:
 
 
 def judge_blind(output: Path, *, judge: str, seed: int, pairs: int | None, port: int) -> None:
-    """Serve the blind page until Ctrl-C, then tell what came of it; the next evaluation's report has it too."""
+    """Serve the blind page until Ctrl-C, then tell what came of it where the judge has ended; so do later reports."""
     from divrl_core.evaluation.blind.agreement import agreement_lines, agreement_of
-    from divrl_core.evaluation.blind.answers import read_judgements
+    from divrl_core.evaluation.blind.answers import answers_file, ended_judgements, read_judgement
     from divrl_core.evaluation.blind.server import open_blind
     from divrl_core.evaluation.contest.evaluated import read_evaluation
 
@@ -228,11 +229,40 @@ def judge_blind(output: Path, *, judge: str, seed: int, pairs: int | None, port:
             server.serve_forever()
         except KeyboardInterrupt:
             click.echo("")
-    agreement = agreement_of(evaluation, read_judgements(output))
+    own = read_judgement(answers_file(output, judge))
+    if not own.is_ended:
+        click.echo(
+            f"{len(own.answers)} pairs of {judge} are kept; whose pictures they were is told, here and in reports, "
+            "when the page's End is pressed: the same command goes on"
+        )
+        return
+    agreement = agreement_of(evaluation, ended_judgements(output))
     if agreement is None:
         click.echo("nothing was judged")
         return
     click.echo("\n".join(agreement_lines(agreement)))
+
+
+BLIND_TOO = frozenset({"output", "blind", "seed"})
+BLIND_ALONE = frozenset({"judge", "pairs", "port"})
+
+
+def check_mode(context: click.Context, *, blind: bool) -> None:
+    """Raise UsageError for options that say nothing in the mode that was asked for."""
+    given = [
+        parameter
+        for parameter in context.command.params
+        if parameter.name is not None
+        and context.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE
+    ]
+    idle = [
+        parameter.opts[0]
+        for parameter in given
+        if (parameter.name in BLIND_ALONE if not blind else parameter.name not in BLIND_TOO | BLIND_ALONE)
+    ]
+    if idle:
+        mode = "with --blind, which makes nothing" if blind else "without --blind"
+        raise click.UsageError(f"{', '.join(idle)} says nothing {mode}; leave it out")
 
 
 def _side(size_px: tuple[int, int] | None) -> int | None:

@@ -25,13 +25,14 @@ Changes = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed: `after` less `before` of a measure lies above 0 (sign 1), below (-1), or on neither side (0)."""
+    """What is claimed: `after` less `before` of a measure lies above 0 (sign 1), below (-1), or within `margin` (0)."""
 
     text: str
     after: str
     before: str
     measure: str
     sign: int
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,8 @@ _SUPPRESS = f"{SUPPRESS}-"
 QUESTIONS: Mapping[str, Question] = {
     "threshold": Question(
         title="The gate's threshold s",
-        about="VSM of the noisy samples that training sees lies between .6 and .8, so every s below speaks there; "
-        "the demo's own s is .97.",
+        about="Noisy samples, which training sees, begin suppress at a VSM of about .6 to .7: an s of .7 speaks at "
+        "once, a lower one when VSM has fallen to it. The demo's own s is .97.",
         source="arXiv:2606.23950, table 3",
         arms={f"{_SUPPRESS}s{value:g}": _gate(value) for value in (0.4, 0.5, 0.6, 0.7)},
         claims=(
@@ -146,13 +147,21 @@ QUESTIONS: Mapping[str, Question] = {
         has_common=False,
         claims=(
             Claim(
-                "another backbone does as well: diversity over consistency",
+                "another backbone does as well (within .05): diversity over consistency",
                 "suppress-lite2",
                 "suppress-lite0",
                 "diversity_over_consistency",
                 0,
+                0.05,
             ),
-            Claim("and consistency ratio", "suppress-lite2", "suppress-lite0", "consistency_ratio", 0),
+            Claim(
+                "and consistency ratio (within .1)",
+                "suppress-lite2",
+                "suppress-lite0",
+                "consistency_ratio",
+                0,
+                0.1,
+            ),
         ),
     ),
     "kl": Question(
@@ -195,6 +204,22 @@ QUESTIONS: Mapping[str, Question] = {
                 f"{_SUPPRESS}from-base",
                 "diversity_over_consistency",
                 1,
+            ),
+            Claim(
+                "ours: at no cost in whole pictures (within .05)",
+                SUPPRESS,
+                f"{_SUPPRESS}from-base",
+                "clean_share",
+                0,
+                0.05,
+            ),
+            Claim(
+                "nor in consistency ratio (within .05)",
+                SUPPRESS,
+                f"{_SUPPRESS}from-base",
+                "consistency_ratio",
+                0,
+                0.05,
             ),
         ),
         from_base=(f"{_SUPPRESS}from-base",),

@@ -19,12 +19,11 @@ from .experiment_report import (
     models_table,
     paired_table,
     signed,
-    with_error,
 )
 from .experiment_results import Expected, OverSeeds, PairedOverSeeds, Results
 from .paired import NEW_POSE_DEG, TURNED
 from .paper_questions import QUESTIONS, Claim
-from .standings.bootstrap import Interval
+from .standings.bootstrap import Interval, student_quantile
 from .svg import style
 
 PLANES = (
@@ -62,9 +61,10 @@ def page(question: str, results: Results) -> str:
         "demo's. Whole, change of pose and identity error are true and seen by no reward; another pose is one more "
         f"than {NEW_POSE_DEG:g} degrees from the reference's.",
         "## What was claimed",
-        f"Source: {asked.source}. A claim holds where the 95% interval of the paired difference, over pictures, leaves "
-        "out 0 on its side and every seed lies there too; it fails where both are so on the other side, and is not "
-        "known otherwise. *As well* holds where neither is so.",
+        f"Source: {asked.source}. A claim holds where the 95% interval of the paired difference over seeds of training "
+        "(Student's t, in brackets) leaves out 0 on its side, fails where it does on the other, and is not known "
+        "between; *every seed for it*: the seeds agree, and over their pictures the difference is beyond noise. *As "
+        "well* holds where the interval lies within the margin named, fails where it lies beyond.",
         expectations_table([judged(claim, results) for claim in asked.claims]),
         "## Every model",
         models_table(results),
@@ -72,14 +72,14 @@ def page(question: str, results: Results) -> str:
         "Left as the rewards measure it, right as it is true: the seeds' mean, and lines from the lowest to the "
         "highest seed.",
         "## Paired differences",
-        "Same figures, prompts and noise on both sides; mean ± standard error, in brackets the seeds.",
+        "Same figures, prompts and noise on both sides; mean ± standard error over the pictures of these seeds.",
         *(paired_table(results, *pair) for pair in pairs if set(pair) <= set(results.models)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def judged(claim: Claim, results: Results) -> Expected:
-    """What was measured of a claim, and whether it holds; None while a model has no cell, or 0 lies in the interval."""
+    """What was measured of a claim, and whether it holds; None while that is not known."""
     if not {claim.after, claim.before} <= set(results.models):
         return Expected(text=claim.text, measured="not made yet", holds=None)
     found = results.paired(claim.after, claim.before).get(claim.measure)
@@ -90,19 +90,48 @@ def judged(claim: Claim, results: Results) -> Expected:
 
 def _words(claim: Claim, found: PairedOverSeeds) -> str:
     each = ", ".join(signed(one.mean, claim.measure) for one in found.differences)
-    difference = with_error(found, claim.measure)
-    return f"{HEADINGS[claim.measure]}, {claim.after} − {claim.before}: {difference} ({each})"
+    low, high = seeds_interval(found)
+    interval = (
+        f"[{signed(low, claim.measure)}, {signed(high, claim.measure)}]"
+        if math.isfinite(low)
+        else "no interval"
+    )
+    mean = signed(found.over_seeds.mean, claim.measure)
+    words = f"{HEADINGS[claim.measure]}, {claim.after} − {claim.before}: {mean} {interval}, seeds {each}"
+    lies = _side_of_all(found)
+    if claim.sign == 0 or not lies or _holds(claim, found) is not None:
+        return words
+    return f"{words}; every seed {'for' if lies == claim.sign else 'against'} it"
 
 
 def _holds(claim: Claim, found: PairedOverSeeds) -> bool | None:
-    side = _side(found)
+    low, high = seeds_interval(found)
+    if not math.isfinite(low):
+        return None
     if claim.sign == 0:
-        return side == 0
-    return None if side == 0 else side == claim.sign
+        if max(abs(low), abs(high)) <= claim.margin:
+            return True
+        return False if min(abs(low), abs(high)) > claim.margin and low * high > 0 else None
+    if low <= 0 <= high:
+        return None
+    return (low > 0) == (claim.sign > 0)
 
 
-def _side(found: PairedOverSeeds) -> int:
-    """The side of 0 on which the interval and every seed lie; 0 where they do not lie on one."""
+def seeds_interval(found: PairedOverSeeds) -> tuple[float, float]:
+    """The 95% interval of a difference over seeds of training, by Student's t: NaN of less than two.
+
+    A seed's own difference holds the noise of its pictures, so this is wider than one over pictures alone.
+    """
+    over = found.over_seeds
+    count = len(over.values)
+    if count < 2:
+        return math.nan, math.nan
+    half = student_quantile(0.975, count - 1) * over.spread / math.sqrt(count)
+    return over.mean - half, over.mean + half
+
+
+def _side_of_all(found: PairedOverSeeds) -> int:
+    """The side of 0 on which every seed and the interval over pictures lie; 0 where they do not lie on one."""
     ends = (*found.interval, *(one.mean for one in found.differences))
     return 1 if min(ends) > 0 else -1 if max(ends) < 0 else 0
 

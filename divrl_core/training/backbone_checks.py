@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import BackboneConfig
+from ..models.features.base import backbone_class
 from ..models.features.efficientnet_lite import LITE2, weights_path
 from ..models.features.mtg_files import mtg_problems
-from ..models.features.vision_files import KINDS, check_folder, check_path
+from ..models.features.vision_files import KINDS, check_folder, check_path, open_files
 
 
-def backbone_problems(config: BackboneConfig) -> list[str]:
+def backbone_problems(config: BackboneConfig, *, downloads: bool = False) -> list[str]:
     """What keeps the backbone from being loaded, a line each; none where no backbone is named.
 
-    Nothing is downloaded: of a hub id nothing is known yet. A folder is checked file by file.
+    A folder is checked file by file. Of a hub id nothing is known yet, unless `downloads`: then it is fetched now.
     """
     if config.name is None:  # a second or held-out one that is not wanted
         return []
@@ -22,6 +23,8 @@ def backbone_problems(config: BackboneConfig) -> list[str]:
     try:
         if config.name == "lite2":
             weights_path(LITE2)
+        elif downloads and (path := _published(config)) is not None:
+            open_files(config.name, path, config.revision)
         elif config.path is not None:
             check_path(config.name, config.path)
             folder = Path(config.path).expanduser()
@@ -30,6 +33,12 @@ def backbone_problems(config: BackboneConfig) -> list[str]:
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
     return []
+
+
+def _published(config: BackboneConfig) -> str | None:
+    """The folder or hub id of a backbone of transformers, its own where none is named; None of other backbones."""
+    found: str | None = getattr(backbone_class(config), "default_path", None)
+    return (config.path or found) if config.name in KINDS else None
 
 
 def check_backbone(config: BackboneConfig) -> None:

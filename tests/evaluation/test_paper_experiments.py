@@ -15,7 +15,7 @@ from divrl_core.evaluation.experiment_results import Cell, Results
 from divrl_core.evaluation.experiments import EXPERIMENTS
 from divrl_core.evaluation.paper_plan import paper_plan
 from divrl_core.evaluation.paper_questions import QUESTIONS, Claim
-from divrl_core.evaluation.paper_report import judged, page, write_paper_report
+from divrl_core.evaluation.paper_report import judged, page, seeds_interval, write_paper_report
 from divrl_core.training.files import write_atomic_json
 from train_cli.experiment import FOLDERS, PAPERS
 
@@ -83,29 +83,49 @@ def cell(model: str, seed: int, vsm: float) -> Cell:
     return Cell(model=model, seed=seed, summary=summary, settings=settings, samples=samples, curve=())
 
 
+def results_of(*later: float) -> Results:
+    """Of each seed a model at VSM .7 and one at another."""
+    cells = [cell("suppress-s0.4", seed, 0.7) for seed in range(len(later))]
+    cells += [cell("suppress-s0.7", seed, vsm) for seed, vsm in enumerate(later)]
+    return Results(cells, QUESTIONS["threshold"].order)
+
+
+def claim_of(sign: int, margin: float = 0.0) -> Claim:
+    return Claim("so it is", "suppress-s0.7", "suppress-s0.4", "vsm", sign, margin)
+
+
 @pytest.mark.parametrize(
-    ("sign", "later", "holds"),
-    [(1, 0.9, True), (1, 0.5, False), (-1, 0.5, True), (0, 0.5, False), (0, 0.7, True)],
+    ("sign", "margin", "later", "holds"),
+    [
+        (1, 0, (0.9, 0.9, 0.91), True),
+        (1, 0, (0.5, 0.5, 0.51), False),
+        (-1, 0, (0.5, 0.5, 0.51), True),
+        (1, 0, (0.9, 0.75, 0.71), None),  # all above, but by too different amounts
+        (1, 0, (0.9,), None),
+        (0, 0.05, (0.7, 0.71, 0.7), True),
+        (0, 0.05, (0.9, 0.9, 0.91), False),
+        (0, 0.05, (0.72, 0.60, 0.78), None),  # nothing is known, and that is not alike
+    ],
 )
-def test_a_claim_is_judged_by_the_interval_of_the_paired_difference(
-    sign: int, later: float, holds: bool
+def test_a_claim_is_judged_by_the_interval_over_seeds(
+    sign: int, margin: float, later: tuple[float, ...], holds: bool | None
 ) -> None:
-    cells = [cell("suppress-s0.4", seed, 0.7) for seed in (0, 1)]
-    cells += [cell("suppress-s0.7", seed, later) for seed in (0, 1)]
-    results = Results(cells, QUESTIONS["threshold"].order)
-    found = judged(Claim("so it is", "suppress-s0.7", "suppress-s0.4", "vsm", sign), results)
-    assert found.holds is holds and f"{later - 0.7:+.3f}" in found.measured
+    found = judged(claim_of(sign, margin), results_of(*later))
+    assert found.holds is holds and f"seeds {later[0] - 0.7:+.3f}" in found.measured
 
 
-@pytest.mark.parametrize(("sign", "holds"), [(1, None), (-1, None), (0, True)])
-def test_seeds_on_both_sides_of_nothing_settle_no_claim(sign: int, holds: bool | None) -> None:
-    cells = [cell("suppress-s0.4", seed, 0.5) for seed in (0, 1)]
-    cells += [cell("suppress-s0.7", 0, 0.8), cell("suppress-s0.7", 1, 0.45)]
-    results = Results(cells, QUESTIONS["threshold"].order)
-    found = results.paired("suppress-s0.7", "suppress-s0.4")["vsm"]
-    assert found.interval[0] > 0, "by its pictures alone the mean lies above"
-    claim = Claim("so it is", "suppress-s0.7", "suppress-s0.4", "vsm", sign)
-    assert judged(claim, results).holds is holds
+def test_the_interval_over_seeds_is_students() -> None:
+    found = results_of(0.8, 0.9, 0.85).paired("suppress-s0.7", "suppress-s0.4")["vsm"]
+    assert seeds_interval(found) == pytest.approx(
+        (0.15 - 0.12421, 0.15 + 0.12421), abs=1e-4
+    )  # 4.3027 * .05 / 3**.5
+
+
+def test_seeds_that_agree_without_an_interval_are_told() -> None:
+    seeds = results_of(0.9, 0.75, 0.71)
+    assert judged(claim_of(1), seeds).measured.endswith("every seed for it")
+    assert judged(claim_of(-1), seeds).measured.endswith("every seed against it")
+    assert "every seed" not in judged(claim_of(1), results_of(0.8, 0.69, 0.8)).measured
 
 
 def test_a_page_and_its_picture_are_written_from_the_cells_alone(tmp_path: Path) -> None:

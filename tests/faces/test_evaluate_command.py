@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from divrl_core.evaluation.blind.answers import Answer, answer_line, answers_file, append_line
+from divrl_core.evaluation.blind.server import BlindServer
+from divrl_core.evaluation.contest.records import Place
 from tests.evaluation.benchmarks.benchmark_files import mask, picture, plain
+from tests.evaluation.made_evaluation import make_evaluation
 from tests.evaluation.metrics.small_networks import save_dino
 from train_cli.main import cli
 from train_cli.options import Size, SizeType
-
-pytest.importorskip("divrl_core.evaluation.benchmarks.opening")
-pytest.importorskip("divrl_core.evaluation.metrics.registry")
 
 SMALL = (
     "--benchmark",
@@ -67,8 +71,8 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path) -> None:
         (("--metrics", "beauty"), "no metric 'beauty'"),
         (("--sort-by", "beauty"), "cannot be sorted by beauty: expected one of vsm, "),
         (
-            ("--metrics", "artefacts", "--sort-by", "vsm"),
-            "cannot be sorted by vsm: expected one of detail_change",
+            ("--metrics", "truth", "--sort-by", "vsm"),
+            "cannot be sorted by vsm: expected one of clean_share",
         ),
         (("--base", "nowhere"), "no folder 'nowhere'"),
         (("--benchmark", "nowhere"), "nowhere"),
@@ -150,3 +154,78 @@ def test_weights_in_the_place_of_others_are_noticed_and_another_way_to_them_is_n
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     result = call(tmp_path / "out", *words, "--metrics", "dino=dino")
     assert result.exit_code == 2 and "dino was asked for as dino=dino (" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("samples", "line"),
+    [
+        ("out/pictures", "base lies among the evaluation's own files; name another folder, such as "),
+        ("out/scores/mine", "base lies among the evaluation's own files"),
+        ("file", "file is a file; name a folder"),
+        ("file/samples", "file is a file; name a folder"),
+        ("", "base would take the place of the evaluation in "),
+    ],
+)
+def test_samples_in_the_place_of_something_else_are_refused(tmp_path: Path, samples: str, line: str) -> None:
+    bench = plain(tmp_path / "bench", {"fox": ["a fox"]})
+    (tmp_path / "file").write_text("mine")
+    name = "base" if not samples else "out"
+    words = [*folder_words(bench, "base"), "--samples", str(tmp_path / samples)]
+    result = call(tmp_path / name, *words)
+    assert result.exit_code == 2 and line in result.stderr, result.output
+    assert not (tmp_path / name).exists() and (tmp_path / "file").read_text() == "mine"
+
+
+def test_samples_do_not_take_pictures_that_lie_there_for_their_own(tmp_path: Path) -> None:
+    bench = plain(tmp_path / "bench", {"fox": ["a fox"]})
+    words = folder_words(bench, "base")
+    assert call(tmp_path / "out", *words, "--samples", str(tmp_path / "out/samples")).exit_code == 0
+    result = call(tmp_path / "second", *words, "--samples", str(tmp_path / "out/pictures"))
+    assert result.exit_code == 2 and "kind made, here samples of made pictures" in result.stderr
+    assert (tmp_path / "out/pictures/base/fox/0_0.png").is_file()
+
+
+def test_a_metric_whose_model_cannot_be_had_is_told_before_any_picture_is_made(tmp_path: Path) -> None:
+    """In a process of its own: the hub's client reads where it may go once, when it is imported."""
+    command = [sys.executable, "-m", "train_cli", "evaluate", *SMALL, "--output", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [*command, "--metrics", "backbone,clip"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert ran.returncode == 2 and "name its folder: clip=FOLDER" in ran.stderr
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--blind", "--dry-run"), "--dry-run says nothing with --blind, which makes nothing; leave it out"),
+        (("--blind", "--steps", "2"), "--steps says nothing with --blind"),
+        (("--judge", "ann", "--port", "0"), "--judge, --port says nothing without --blind; leave it out"),
+    ],
+)
+def test_an_option_of_the_other_mode_is_refused(tmp_path: Path, words: tuple[str, ...], line: str) -> None:
+    command = ["evaluate", "--output", str(tmp_path / "out"), *words]
+    result = CliRunner().invoke(cli, command, prog_name="divrl-train")
+    assert result.exit_code == 2 and line in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_what_came_of_judging_blind_is_told_to_those_alone_who_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: BlindServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BlindServer, "serve_forever", stopped)
+    evaluation = make_evaluation(tmp_path, models=("base", "better"), references=3, size_px=16)
+    place = Place(reference_id=evaluation.questions[0].reference_id, number=0, k=0)
+    file = answers_file(tmp_path, "ann")
+    append_line(
+        file, answer_line(Answer(left="base", right="better", place=place, answer="left", seconds=1.0))
+    )
+    command = ["evaluate", "--output", str(tmp_path), "--blind", "--judge", "ann"]
+    told = CliRunner().invoke(cli, command, prog_name="divrl-train")
+    assert told.exit_code == 0 and "1 pairs of ann are kept" in told.stdout and "better" not in told.stdout
+    append_line(file, {"ended": True})
+    assert "better against base" in CliRunner().invoke(cli, command, prog_name="divrl-train").stdout

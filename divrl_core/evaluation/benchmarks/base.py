@@ -17,7 +17,7 @@ class Question:
 
     number: its place among the reference's prompts, from 0. subject: what prompts call the subject ("dog"), or "".
     collection: the group of references that it belongs to, or "". is_style: its reference is a style and shows no
-    subject (DreamBench++'s category "style"), so measures of identity leave it out (METHOD.md, section 4).
+    subject (DreamBench++'s category "style"), so that columns about the subject leave it out (METHOD.md, section 4).
     """
 
     pair: PromptPair

@@ -150,8 +150,10 @@ def _missing(home: Path, wanted: Sequence[PictureName], found: Mapping[PictureNa
     missing = [name.file.as_posix() for name in wanted if name not in found]
     if not missing:
         return []
-    from_one = all(name.k > 0 for name in found)
-    hint = "; pictures of a question are counted from 0" if from_one else ""
+    each, usual = 1 + max(name.k for name in wanted), _usual_count(found)
+    hint = f"; most questions have {usual}: --pictures-each {usual}" if usual < each else ""
+    if all(name.k > 0 for name in found):
+        hint = "; pictures of a question are counted from 0"
     return [f"{home}: {len(missing)} of {len(wanted)} pictures are missing: {_first(missing)}{hint}"]
 
 

@@ -90,6 +90,11 @@ def read_judgements(folder: Path) -> tuple[Judgement, ...]:
     return tuple(read_judgement(path) for path in sorted((folder / BLIND).glob("*.jsonl")))
 
 
+def ended_judgements(folder: Path) -> tuple[Judgement, ...]:
+    """Those who have ended: what comes of the others is told to nobody, since they may go on."""
+    return tuple(one for one in read_judgements(folder) if one.is_ended)
+
+
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line; it is on the disk when this returns. A cut-off last line there is dropped first."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
 """Which pairs of pictures a person is shown, in which order, on which sides.
 
 Each two models and each (reference, prompt, k) once. Whoever stops early has judged a balanced part: every two models
-are shown in turn, each on either side as often (within one), and no reference a second time before all were shown.
+are shown in turn, each on either side as often (within one), on every reference once before they meet on one a second
+time; of the references that are left to them the one comes that was shown least, whatever the models.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, zip_longest
+from itertools import combinations
 
 from ..contest.evaluated import Asked, Evaluation
 from ..contest.records import Place
@@ -38,26 +38,16 @@ def make_pairs(evaluation: Evaluation, *, seed: int = 0, most: int | None = None
     """
     chance = random.Random(f"blind {seed}")
     models = [model.name for model in evaluation.models]
-    queues = []
-    for first, second in combinations(models, 2):
-        places = _in_rounds(_shared(evaluation, first, second), chance)
-        sides = _balanced_sides(len(places), chance)
-        queues.append(
-            [
-                Pair(
-                    left=second if is_turned else first,
-                    right=first if is_turned else second,
-                    place=place,
-                    prompt=question.prompt,
-                )
-                for (question, place), is_turned in zip(places, sides, strict=True)
-            ]
-        )
+    queues = [_Queue(evaluation, both, chance) for both in combinations(models, 2)]
+    shown: Counter[str] = Counter()
     pairs: list[Pair] = []
-    for turn in zip_longest(*queues):
-        shown = [pair for pair in turn if pair is not None]
-        chance.shuffle(shown)
-        pairs += shown
+    while queues := [queue for queue in queues if queue.places]:
+        turn = list(queues)
+        chance.shuffle(turn)
+        for queue in turn:
+            pair = queue.take(shown)
+            shown[pair.place.reference_id] += 1
+            pairs.append(pair)
     if not pairs:
         raise ValueError(
             f"{evaluation.folder}: no two models have a picture of the same question yet, so there is nothing "
@@ -80,17 +70,28 @@ def _shared(evaluation: Evaluation, first: str, second: str) -> list[tuple[Asked
     return places
 
 
-def _in_rounds(places: Sequence[tuple[Asked, Place]], chance: random.Random) -> list[tuple[Asked, Place]]:
-    """In random order, but every reference once, then every one a second time, and so on."""
-    mixed = list(places)
-    chance.shuffle(mixed)
-    seen: Counter[str] = Counter()
-    rounds = []
-    for one in mixed:
-        rounds.append(seen[one[1].reference_id])
-        seen[one[1].reference_id] += 1
-    order = sorted(range(len(mixed)), key=rounds.__getitem__)
-    return [mixed[place] for place in order]
+class _Queue:
+    """What is left of two models' pairs, mixed, and the sides on which they come."""
+
+    def __init__(self, evaluation: Evaluation, both: tuple[str, str], chance: random.Random) -> None:
+        self.both = both
+        self.places = _shared(evaluation, *both)
+        chance.shuffle(self.places)
+        self._sides = iter(_balanced_sides(len(self.places), chance))
+        self._met: Counter[str] = Counter()
+
+    def take(self, shown: Counter[str]) -> Pair:
+        """The next: on the reference on which the two met least so far, and that was shown least."""
+
+        def order(number: int) -> tuple[int, int, int]:
+            reference_id = self.places[number][1].reference_id
+            return self._met[reference_id], shown[reference_id], number
+
+        question, place = self.places.pop(min(range(len(self.places)), key=order))
+        self._met[place.reference_id] += 1
+        first, second = self.both
+        left, right = (second, first) if next(self._sides) else (first, second)
+        return Pair(left=left, right=right, place=place, prompt=question.prompt)
 
 
 def _balanced_sides(count: int, chance: random.Random) -> list[bool]:

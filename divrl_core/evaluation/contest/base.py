@@ -7,7 +7,7 @@ masked-CFM LoRA, whose training letterboxed them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ...config import ModelConfig, TrainConfig, from_mapping
+from ...config import ModelConfig
 from ...models.fingerprint import component_fingerprint
 from ...models.flux import FluxAdapter
 from ...models.hub import FULL_IMAGE_SIZE_PX, open_pipeline
@@ -24,7 +24,6 @@ from ...models.lora_file import LoraFile, read_lora
 from ...models.model_names import POCKET
 from ...models.pipeline_config import PipelineConfig, pipeline_config
 from ...models.traced_model import config_key, transformer_on_meta
-from ...settings import as_recorded
 from ...training.preflight import model_problems
 from ..lora_request import guidance_of, layout_of, model_of, trained_with
 from .entries import Entry
@@ -109,28 +108,6 @@ def find_base(settings: ContestSettings, entries: Sequence[Entry]) -> tuple[Base
     )
     _check_fit(config, loras)
     return base, {entry.name: _asking(settings, config, loras.get(entry.name)) for entry in made}
-
-
-def trained_on(lora: LoraFile | None, further: Collection[str] = ()) -> tuple[str, ...]:
-    """The measures that the reward of a LoRA's training was made of, by name; none that its header does not tell.
-
-    further: backbones beside the main one, whose columns begin with their names. Where the reward was by one of these,
-    its columns are among them too (mtg_nssm beside nssm).
-    """
-    from ...training.reward_formula import measures_in
-
-    section = {} if lora is None else lora.settings.get("reward", {})
-    if lora is None or not isinstance(section, dict) or "kind" not in section:
-        return ()
-    try:
-        settings = as_recorded(TrainConfig, {"stage": "explore", "reward": section})
-        config = from_mapping(TrainConfig, settings, "the LoRA's header")
-    except (ValueError, TypeError):  # settings of another version: nothing is known
-        return ()
-    measures, backbone = measures_in(config.reward), lora.settings.get("backbone")
-    name = backbone.get("name") if isinstance(backbone, dict) else None
-    own = {f"{name}_{measure}" for measure in measures} if name in further else set()
-    return tuple(sorted(measures | own))
 
 
 def _model_of(asked: str | None, loras: Mapping[str, LoraFile]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +114,18 @@ def read_evaluation(folder: Path) -> Evaluation:
         models = tuple(
             Model(**{**model, "trained_on": tuple(model["trained_on"])}) for model in content["models"]
         )
-        return Evaluation(
+        told = Evaluation(
             folder=folder,
             questions=tuple(Asked(**question) for question in content["questions"]),
             models=models,
             measured=tuple(_measured(metric) for metric in content["metrics"]),
-            values={model.name: merged(read_all_scores(scores_file(folder, model.name))) for model in models},
+            values={},
             **{name: content[name] for name in _PLAIN},
         )
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is no evaluation of this version ({error})") from error
+    values = {model.name: merged(read_all_scores(scores_file(folder, model.name))) for model in models}
+    return replace(told, values=values)
 
 
 def scores_file(folder: Path, model: str) -> Path:

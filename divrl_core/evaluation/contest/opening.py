@@ -38,8 +38,11 @@ class Words:
     sort_by: str | None = None
 
 
-def open_contest(words: Words, settings: ContestSettings) -> Contest:
-    """Open and check everything; no model is read. Raises ValueError or FileNotFoundError with all that is wrong."""
+def open_contest(words: Words, settings: ContestSettings, *, downloads: bool = False) -> Contest:
+    """Open and check everything; no model is read. downloads: fetch what a metric names by hub id, to know it is there.
+
+    Raises ValueError or FileNotFoundError with all that is wrong.
+    """
     from ..benchmarks.opening import open_benchmark
     from ..metrics import registry
 
@@ -53,8 +56,13 @@ def open_contest(words: Words, settings: ContestSettings) -> Contest:
         seed=settings.seed,
     )
     references = benchmark.references
-    choices = [registry.read_choice(text) for text in words.metrics] or registry.default_choices(references)
-    problems = registry.check(choices, backbone=settings.backbone, references=references)
+    has_masks = settings.segmenter is not None and settings.segmenter.model is not None
+    choices = [registry.read_choice(text) for text in words.metrics] or registry.default_choices(
+        references, has_masks=has_masks
+    )
+    problems = registry.check(
+        choices, backbone=settings.backbone, references=references, has_masks=has_masks, downloads=downloads
+    )
     if words.sort_by is not None and not problems:
         found = (one for choice in choices for one in registry.metrics_of(choice, backbone=settings.backbone))
         problems += sorting_problems(words.sort_by, found)
@@ -95,7 +103,8 @@ def _waiting(choice: Any, settings: ContestSettings, benchmark: Benchmark) -> Sc
             grid, pool = looked_at
             object_cells(mask, grid, pool, f"{name}, {choice.name}")
 
-    return ScorerSource(name=choice.name, asked=asked, load=load, check_mask=check_mask)
+    version = registry.version_of(choice)
+    return ScorerSource(name=choice.name, asked=asked, load=load, check_mask=check_mask, version=version)
 
 
 def _finished(

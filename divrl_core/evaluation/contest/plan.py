@@ -23,10 +23,11 @@ from ...training.backbone_checks import backbone_problems
 from ...training.preflight import raise_problems
 from ...training.references import DataProblems
 from ..benchmarks.base import Benchmark, PictureName, Question, View, names_of
-from .base import Asking, Base, find_base, trained_on
+from .base import Asking, Base, find_base
 from .entries import Entry
 from .evaluated import PICTURES, Model
 from .made import MadeWith, check_made
+from .rewarded import ALIKE, rewarded_columns
 from .settings import STREAM, ContestSettings
 from .sources import ScorerSource
 
@@ -107,10 +108,10 @@ class Contest:
     def _model(self, entry: Entry) -> Model:
         asking = self.asked.get(entry.name)
         lora = None if asking is None else asking.lora
-        rewards = trained_on(lora, [scorer.name for scorer in self.scorers])
+        rewards = rewarded_columns(lora, [scorer.name for scorer in self.scorers])
         about = entry.about(self.base.model)
         if entry.candidates is not None:
-            rewards = tuple(sorted({*rewards, "nssm", "vsm"}))
+            rewards = tuple(sorted({*rewards, *ALIKE["nssm"], "vsm"}))
             about += f": VSM >= {self.backbone.gate:g}, then nSSM, by {self.settings.backbone.name}"
         return Model(
             name=entry.name,
@@ -148,7 +149,7 @@ def checked_contest(
                 found += [f"--model {entry.name}: {line}" for line in error.lines]
             except (ValueError, OSError) as error:
                 found.append(f"--model {entry.name}: {error}")
-    raise_problems(found)
+    raise_problems(list(dict.fromkeys(found)))  # the main backbone is a metric too
     return Contest(settings, benchmark, tuple(entries), tuple(scorers), base, asked, files)
 
 

@@ -22,7 +22,7 @@ from ..metrics.base import Metric, Scorer, Shot, Values
 from .evaluated import scores_file
 from .records import Place, ScoreRow, append_scores, part_file, read_all_scores
 from .shown import Shown
-from .sources import ScorerSource, keep_scorer
+from .sources import ScorerSource, is_kept, keep_scorer
 
 OnScored = Callable[[str, str, str], None]
 """Told a scorer's, a model's and a reference's name when the scores are on the disk; may raise to stop."""
@@ -63,7 +63,8 @@ class Scoring:
     def missing(self, source: ScorerSource) -> dict[str, dict[str, list[Question]]]:
         """This process's unscored questions: reference id -> model -> questions."""
         found: dict[str, dict[str, list[Question]]] = {}
-        done = {model: self._done(model, source.name) for model in self.models}
+        known = is_kept(self.shown.output, source)
+        done = {model: self._done(model, source.name) if known else set() for model in self.models}
         own = self.shown.benchmark.reference_ids[self.processes.index :: self.processes.count]
         by_reference = self._questions
         for reference_id in own:

@@ -18,7 +18,7 @@ from ...config import BackboneConfig
 from ...models.features.base import Backbone, load_backbone
 from ...training.files import write_atomic_bytes, write_atomic_text
 from ..blind.agreement import agreement_of
-from ..blind.answers import read_judgements
+from ..blind.answers import ended_judgements
 from ..contest.evaluated import Evaluation
 from ..metrics.base import Metric
 from ..standings.disagreement import by_disagreement, chosen_metric
@@ -68,7 +68,7 @@ def write_report(
             progress=progress,
             structure=maps,
             cards=None if metric is None else cards_of(evaluation, metric, folder / PAGE),
-            agreement=agreement_of(evaluation, read_judgements(folder), seed=seed),
+            agreement=agreement_of(evaluation, ended_judgements(folder), seed=seed),
         ),
     )
     sheets = [] if metric is None else contact_sheets(evaluation, metric)

@@ -26,7 +26,7 @@ class Metric:
 
     name: in files, lower case with underscores. label: in tables ("CLIP-T"). meaning: one sentence. better: which way.
     of_sets: its values are of all pictures of one question together, not of single ones. counts_style: whether
-    questions whose reference is a style count; measures of identity leave them out.
+    questions whose reference is a style, and shows no subject, count.
     """
 
     name: str
@@ -55,8 +55,7 @@ class Subject:
 class Shot:
     """A model's picture as scorers are given it: RGB as it is, the question it answers, its number there.
 
-    mask: bool (H, W) of its size, True on the subject, from a segmentation model or the world; None where there is
-    none.
+    mask: bool (H, W) of its size, True on the subject, from a segmentation model; None where there is none.
     """
 
     picture: Image.Image

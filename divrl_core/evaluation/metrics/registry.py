@@ -1,7 +1,8 @@
 """Which metrics there are, which are taken by default, and whether what they need is there, before a picture is made.
 
 A choice is written NAME or NAME=PATH: `clip`, `dino=models/dinov2-base`, `mtg=models/mtg`. By default those are taken
-whose networks are packaged: the backbone of the settings, si-IoU, artefacts, and the truth where the world is known.
+whose networks are packaged: the backbone of the settings, the truth where the world is known, and where pictures have
+masks si-IoU and artefacts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ...training.references import ReferenceSet
 
 BACKBONE = "backbone"
+INSIDE_MASKS = ("si_iou", "artefacts")
+"""Those that say nothing of pictures without masks."""
 FURTHER_BACKBONES: tuple[str, ...] = get_args(BackboneName)
 
 
@@ -32,12 +35,14 @@ class Kind:
     """One scorer by name. gives: its metrics, in words. module, scorer: this folder's file and class.
 
     weights: the hub id that is taken where no path is named, or where they are looked for; None = it has none.
+    version: of its values: raise it when they change, so that no table mixes old and new ones.
     """
 
     gives: str
     module: str
     scorer: str
     weights: str | None = None
+    version: int = 1
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -115,9 +120,11 @@ def read_choice(text: str) -> Choice:
     return Choice(name=name, path=path.strip() or None)
 
 
-def default_choices(references: ReferenceSet) -> tuple[Choice, ...]:
-    """Those whose networks are packaged; the truth where it is known."""
-    names = [BACKBONE, "si_iou", "artefacts", *(["truth"] if known_world(references) is not None else [])]
+def default_choices(references: ReferenceSet, *, has_masks: bool) -> tuple[Choice, ...]:
+    """Those whose networks are packaged; the truth where it is known. has_masks: of the pictures, which some need."""
+    names = [BACKBONE, *(INSIDE_MASKS if has_masks else ())]
+    if known_world(references) is not None:
+        names.append("truth")
     return tuple(Choice(name=name) for name in names)
 
 
@@ -126,13 +133,14 @@ def check(
     *,
     backbone: BackboneConfig,
     references: ReferenceSet,
+    has_masks: bool = True,
     downloads: bool = False,
 ) -> list[str]:
     """What keeps the metrics from being had, a line each, before any picture is made.
 
     Folders are checked file by file, weights by their headers (AlexNet's, which are pickled, are read): a model of
-    the wrong kind is refused by its name. backbone: the main one. Of a hub id nothing is known yet, unless
-    `downloads`: then it is fetched now, and what cannot be fetched is a problem.
+    the wrong kind is refused by its name. backbone: the main one. has_masks: whether pictures will have masks. Of a hub
+    id nothing is known yet, unless `downloads`: then it is fetched now, and what cannot be fetched is a problem.
     """
     problems = []
     names = [choice.name for choice in choices]
@@ -140,6 +148,10 @@ def check(
         if names.count(name) > 1:
             problems.append(f"metric {name}: asked for {names.count(name)} times; once is enough")
     for choice in choices:
+        if choice.name in INSIDE_MASKS and not has_masks:
+            problems.append(
+                f"metric {choice.name}: looks inside the pictures' masks; give --segmenter, or leave it out"
+            )
         try:
             problems += _problems(choice, backbone, references, downloads)
         except (FileNotFoundError, ValueError) as error:
@@ -165,6 +177,11 @@ def load_scorer(
     if KINDS[choice.name].weights is None:
         return cast(Scorer, _scorer(choice)())
     return cast(Scorer, _scorer(choice).load(choice.path, device=device))
+
+
+def version_of(choice: Choice) -> int:
+    """The version of a choice's values."""
+    return KINDS[BACKBONE if choice.is_backbone else choice.name].version
 
 
 def metrics_of(choice: Choice, *, backbone: BackboneConfig) -> tuple[Metric, ...]:
@@ -207,9 +224,9 @@ def _problems(
     choice: Choice, backbone: BackboneConfig, references: ReferenceSet, downloads: bool
 ) -> list[str]:
     if choice.is_backbone:
-        return backbone_problems(_further(choice, backbone))
+        return backbone_problems(_further(choice, backbone), downloads=downloads)
     if choice.name == BACKBONE:
-        return backbone_problems(backbone)
+        return backbone_problems(backbone, downloads=downloads)
     if choice.name == "truth":
         _scorer(choice).of(references)
     elif KINDS[choice.name].weights is not None:

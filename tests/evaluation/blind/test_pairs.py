@@ -48,6 +48,15 @@ def test_any_beginning_is_balanced(made) -> None:
         assert set(shown.values()) == {1}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_whoever_stops_early_has_seen_every_reference_about_as_often(made, seed: int) -> None:
+    pairs = make_pairs(made, seed=seed)
+    assert len({pair.place.reference_id for pair in pairs[:6]}) == 6
+    for stop in range(6, len(pairs) + 1):
+        shown = Counter(pair.place.reference_id for pair in pairs[:stop])
+        assert max(shown.values()) - min(shown.values()) <= 2
+
+
 def test_sides_and_order_follow_the_seed_and_cannot_be_guessed(made) -> None:
     assert make_pairs(made, seed=1) == make_pairs(made, seed=1) != make_pairs(made, seed=2)
     first_on_left = [

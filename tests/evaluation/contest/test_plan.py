@@ -25,6 +25,7 @@ from divrl_core.training.references import PromptPair, Reference, ReferenceSet
 from .stand_ins import Counted, benchmark_of, contest_of, hold, random_lora, toys
 
 HEADER = {"model": {"path": "pocket"}}
+BOTH = ("copy_excess", "copy_paste", "nssm", "nssm_cropped", "vsm")
 
 
 def refused(output: Path, words: str, *given, **settings) -> None:
@@ -55,7 +56,7 @@ def test_the_base_is_what_the_loras_were_trained_on_and_so_is_the_size(tmp_path:
     )
     contest = contest_of(Path("unused"), "base", str(lora), base=None, size_px=None)
     assert (contest.base.model, contest.base.size_px) == ("pocket-text-to-image", 64)
-    assert [model.trained_on for model in contest.models] == [(), ("nssm", "vsm")]
+    assert [model.trained_on for model in contest.models] == [(), BOTH]
     plain = contest_of(Path("unused"), "base", base=None, size_px=None)
     assert (plain.base.model, plain.base.size_px) == ("pocket", 128)
 
@@ -68,13 +69,13 @@ def test_columns_of_a_further_backbone_that_rewarded_the_lora_are_flagged(tmp_pa
     }
     lora = random_lora(Path("pocket"), tmp_path / "x.safetensors", settings=header)
     for scorers, expected in (
-        (("mtg", "siglip"), {"nssm", "vsm", "mtg_nssm", "mtg_vsm"}),
-        ((), {"nssm", "vsm"}),
+        (("mtg", "siglip"), {*BOTH, *(f"mtg_{name}" for name in BOTH)}),
+        ((), set(BOTH)),
     ):
         waiting = [Counted(name=name).waiting() for name in scorers]
         contest = contest_of(Path("pocket"), str(lora), "best-of-2", scorers=waiting, size_px=None)
         assert set(contest.models[0].trained_on) == expected
-        assert contest.models[1].trained_on == ("nssm", "vsm")
+        assert contest.models[1].trained_on == BOTH
 
 
 def test_loras_of_different_sizes_need_one_to_be_asked_for(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_loras_of_different_sizes_need_one_to_be_asked_for(tiny_pipeline: Path, 
 
 def test_best_of_n_is_marked_as_paid_by_what_it_chooses_by(tiny_pipeline: Path) -> None:
     model = contest_of(tiny_pipeline, "best-of-4", steps=7).models[0]
-    assert model.evaluations == 28 and model.trained_on == ("nssm", "vsm")
+    assert model.evaluations == 28 and model.trained_on == BOTH
     assert model.about.endswith("VSM >= 0.55, then nSSM, by lite0")
 
 

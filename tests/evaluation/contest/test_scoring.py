@@ -16,6 +16,7 @@ from divrl_core.evaluation.contest.evaluated import PICTURES, read_evaluation, s
 from divrl_core.evaluation.contest.records import Place, append_scores, part_file, read_scores
 from divrl_core.evaluation.contest.scoring import Scoring, rows_of
 from divrl_core.evaluation.contest.shown import Shown
+from divrl_core.evaluation.contest.sources import check_scorers
 from divrl_core.evaluation.metrics.base import Shot
 from divrl_core.pocket.references import PocketReferences
 from tests.models.small_segmenters import segformer
@@ -226,3 +227,26 @@ def test_pictures_have_masks_where_a_segmenter_finds_the_subject(tiny_pipeline: 
     assert "the pictures' by" in read_evaluation(tmp_path / "found").masks
     with pytest.raises(ValueError, match="was made with masks"):
         hold(contest_of(tiny_pipeline, scorers=[plain.waiting()]), tmp_path / "found")
+
+
+def test_scores_of_a_scorer_of_which_nothing_is_kept_are_made_again(tmp_path: Path) -> None:
+    benchmark = toys("ant")
+    draw(benchmark, tmp_path)
+    first, kept, lost = Counted(), Counted(), Counted()
+    scoring(benchmark, tmp_path).score([first.waiting()])
+    scoring(benchmark, tmp_path).score([kept.waiting()])
+    (tmp_path / "scores/scorers/light.json").unlink()
+    scoring(benchmark, tmp_path).score([lost.waiting()])
+    assert (first.prepared, kept.prepared, lost.prepared) == (["ant"], [], ["ant"])
+
+
+def test_values_of_another_version_of_a_metric_are_not_mixed_in(tmp_path: Path) -> None:
+    benchmark = toys("ant")
+    draw(benchmark, tmp_path)
+    source = Counted().waiting()
+    scoring(benchmark, tmp_path).score([source])
+    check_scorers(tmp_path, [source])
+    with pytest.raises(
+        ValueError, match="light was measured by version 1 of its metrics, here 2; name another"
+    ):
+        check_scorers(tmp_path, [replace(source, version=2)])

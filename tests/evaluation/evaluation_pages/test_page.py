@@ -28,6 +28,8 @@ def folder(tmp_path_factory) -> Path:
     session = Session(evaluation, most=40)
     for number in range(40):
         session.answer(number, "left" if number % 3 else "tie", 1.0)
+    session.end()
+    Session(evaluation, judge="goes-on").answer(0, "left", 1.0)  # has not ended: nothing of it is told
     write_report(evaluation, runs={"better": make_run(top / "explore")})
     return evaluation.folder
 

@@ -78,14 +78,24 @@ def test_the_columns_of_a_choice_are_known_before_it_is_loaded(name: str) -> Non
 
 def test_by_default_those_are_taken_whose_networks_are_packaged() -> None:
     pocket = PocketReferences(split="held_out", count=1)
-    assert [one.name for one in default_choices(TOYS)] == ["backbone", "si_iou", "artefacts"]
-    choices = default_choices(pocket)
+    assert [one.name for one in default_choices(TOYS, has_masks=False)] == ["backbone"]
+    assert [one.name for one in default_choices(TOYS, has_masks=True)] == ["backbone", "si_iou", "artefacts"]
+    choices = default_choices(pocket, has_masks=True)
     assert [one.name for one in choices] == ["backbone", "si_iou", "artefacts", "truth"]
     assert check(choices, backbone=MAIN, references=pocket) == []
     scorers = [load_scorer(one, backbone=MAIN, references=pocket) for one in choices]
     assert [one.name for one in scorers] == ["backbone", "si_iou", "artefacts", "truth"]
     names = [metric.name for one in scorers for metric in one.metrics]
     assert len(set(names)) == len(names)
+
+
+def test_what_looks_inside_the_pictures_masks_is_refused_where_they_have_none() -> None:
+    choices = [Choice(name="backbone"), Choice(name="si_iou"), Choice(name="artefacts")]
+    found = check(choices, backbone=MAIN, references=TOYS, has_masks=False)
+    assert found == [
+        f"metric {name}: looks inside the pictures' masks; give --segmenter, or leave it out"
+        for name in ("si_iou", "artefacts")
+    ]
 
 
 def test_no_two_scorers_share_a_column(tmp_path: Path) -> None:
