@@ -54,7 +54,7 @@ def page(question: str, results: Results) -> str:
     """The page as Markdown: a pure function of the cells."""
     asked = QUESTIONS[question]
     made = ", ".join(f"{name} {len(results.cells(name))}" for name in results.models)
-    pairs = dict.fromkeys((claim.after, claim.before) for claim in asked.claims)
+    pairs = {frozenset((one.after, one.before)): (one.after, one.before) for one in reversed(asked.claims)}
     parts = [
         f"# {asked.title}",
         f"Written by `divrl-train experiment {question}` (seeds a model: {made}). {asked.about} All else is the "
@@ -73,7 +73,11 @@ def page(question: str, results: Results) -> str:
         "highest seed.",
         "## Paired differences",
         "Same figures, prompts and noise on both sides; mean ± standard error over the pictures of these seeds.",
-        *(paired_table(results, *pair) for pair in pairs if set(pair) <= set(results.models)),
+        *(
+            paired_table(results, *pair)
+            for both, pair in reversed(pairs.items())
+            if both <= set(results.models)
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
