@@ -140,7 +140,7 @@ def differences_table(standings: Standings, other: Model | None = None) -> Table
         ),
         foot=(
             "The same reference, prompt and noise on both sides. Bold: the interval leaves out 0. "
-            f"{REWARDED} the model ahead was rewarded by it in training.",
+            f"{REWARDED} the model ahead was rewarded by it in training, or by what shows the same.",
             *foot(standings, columns)[1:],
         ),
     )
@@ -187,8 +187,8 @@ def foot(standings: Standings, columns: Sequence[Column]) -> tuple[str, ...]:
     references = len({question.reference_id for question in evaluation.questions})
     return (
         f"Bold: best, and underlined: second, only where every paired difference to the models behind leaves out 0. "
-        f"{REWARDED} rewarded by it in training. In brackets: {LEVEL:.0%} intervals by bootstrap over references "
-        f"({RESAMPLES:,} draws). n: values with a number, of {len(evaluation.questions):,} questions with "
+        f"{REWARDED} rewarded by it in training, or by what shows the same. In brackets: {LEVEL:.0%} intervals by "
+        f"bootstrap over references ({RESAMPLES:,} draws). n: values with a number, of {len(evaluation.questions):,} questions with "
         f"{evaluation.pictures_each} pictures each about {references:,} references (in some columns fewer count); "
         "undefined ones are left out.",
         f"{evaluation.benchmark}: {evaluation.source}. Seed {evaluation.seed}, {evaluation.steps} steps, masks: "

@@ -113,7 +113,10 @@ def sentences(comparison: Comparison) -> list[str]:
         (f"Better than {other} on", comparison.better),
         (f"Worse than {other} on", comparison.worse),
         ("Moved, though neither way is better:", comparison.neither),
-        ("The one ahead was rewarded by it in training, which proves nothing:", comparison.rewarded),
+        (
+            "The one ahead was rewarded by it in training, or by what shows the same, which proves nothing:",
+            comparison.rewarded,
+        ),
         ("Within noise:", comparison.within_noise),
     )
     lines = [f"{start} {_listed([_with_amount(*one) for one in found])}." for start, found in kinds if found]
