@@ -189,8 +189,8 @@ def foot(standings: Standings, columns: Sequence[Column]) -> tuple[str, ...]:
         f"Bold: best, and underlined: second, only where every paired difference to the models behind leaves out 0. "
         f"{REWARDED} rewarded by it in training, or by what shows the same. In brackets: {LEVEL:.0%} intervals by "
         f"bootstrap over references ({RESAMPLES:,} draws). n: values with a number, of "
-        f"{len(evaluation.questions):,} questions with {evaluation.pictures_each} pictures each about {references:,} references (in some columns fewer count); "
-        "undefined ones are left out.",
+        f"{len(evaluation.questions):,} questions with {evaluation.pictures_each} pictures each about {references:,} "
+        "references (in some columns fewer count); undefined ones are left out.",
         f"{evaluation.benchmark}: {evaluation.source}. Seed {evaluation.seed}, {evaluation.steps} steps, masks: "
         f"{evaluation.masks}.",
         *(model_words(standings, place) for place in range(len(standings.models))),
