@@ -152,9 +152,12 @@ def test_another_picture_of_the_same_name_is_told(tiny_pipeline: Path, tmp_path:
 
 @dataclass(frozen=True)
 class Remasked:
-    """Toys whose subjects are the upper halves."""
+    """Toys with masks of which the first `rows` and `columns` are the subject; of `only` this reference, or of all."""
 
     toys: ReferenceSet
+    rows: int
+    columns: int
+    only: str | None = None
     mask_source: str = "files"
 
     @property
@@ -163,27 +166,16 @@ class Remasked:
 
     def load(self, reference_id: str, size_px: int) -> Reference:
         found = self.toys.load(reference_id, size_px)
+        if self.only not in (None, reference_id):
+            return found
         mask = torch.zeros_like(found.mask)
-        mask[: size_px // 2] = True
+        mask[: self.rows, : self.columns] = True
         return Reference(found.image, mask)
 
 
-@dataclass(frozen=True)
-class Tiny:
+def speck() -> Benchmark:
     """Toys, one of whose subjects is but a speck of 2 x 2 px."""
-
-    toys: ReferenceSet
-    mask_source: str = "files"
-
-    @property
-    def pairs(self) -> tuple[PromptPair, ...]:
-        return self.toys.pairs
-
-    def load(self, reference_id: str, size_px: int) -> Reference:
-        found = self.toys.load(reference_id, size_px)
-        mask = torch.zeros_like(found.mask)
-        mask[:2, :2] = True
-        return Reference(found.image, mask if reference_id == "bee" else found.mask)
+    return benchmark_of(Remasked(toys().references, 2, 2, only="bee"))
 
 
 def test_a_subject_too_small_for_a_scorer_is_named_before_any_picture_is_made(
@@ -194,14 +186,14 @@ def test_a_subject_too_small_for_a_scorer_is_named_before_any_picture_is_made(
 
     scorer = replace(Counted().waiting(), check_mask=check_mask)
     words = "bee: the mask covers 0 of the 4 x 4 cells"
-    refused(tmp_path, words, tiny_pipeline, benchmark=benchmark_of(Tiny(toys().references)), scorers=[scorer])
+    refused(tmp_path, words, tiny_pipeline, benchmark=speck(), scorers=[scorer])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_subject_too_small_to_choose_by_is_named_before_any_picture_is_made(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    benchmark = benchmark_of(Tiny(toys().references))
+    benchmark = speck()
     refused(
         tmp_path,
         "bee: the mask covers 1 of the 12 x 12 cells",
@@ -216,7 +208,7 @@ def test_scores_under_another_mask_of_the_same_picture_are_refused(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     hold(contest_of(tiny_pipeline, "base"), tmp_path)
-    other = benchmark_of(Remasked(toys().references))
+    other = benchmark_of(Remasked(toys().references, 16, 32))
     with pytest.raises(ValueError, match="scores: was made with a different mask of ant, mask of bee; name"):
         hold(contest_of(tiny_pipeline, "base", benchmark=other), tmp_path)
 
