@@ -126,8 +126,8 @@ QUESTIONS: Mapping[str, Question] = {
     "features": Question(
         title="The grid of the features",
         about="In the demo nSSM sees each of its network's 12 x 12 cells once; `pooled`: blocks of 2 x 2 of them "
-        "averaged, 6 x 6, as the paper pools 48 x 48 to 24 x 24. `full`: on the backbone's grid of 24 x 24, where every "
-        "cell of the network stands four times, so nearly the demo's own reward: what differs there is chance.",
+        "averaged, 6 x 6, as the paper pools 48 x 48 to 24 x 24. `full`: on the backbone's grid of 24 x 24, where "
+        "every cell of the network stands four times, so nearly the demo's own reward: what differs there is chance.",
         source="arXiv:2606.23950, section 4.4 and figure 8",
         arms={**_both("pooled", _POOLED), **_both("full", _FULL)},
         claims=(
