@@ -117,7 +117,7 @@ def paired_table(results: Results, after: str, before: str) -> str:
     rows = [[f"{after} − {before}", "mean ± error", "seeds"]]
     for name, value in found.items():
         each = ", ".join(signed(one.mean, name) for one in value.differences)
-        rows.append([HEADINGS[name], with_error(value, name), each])
+        rows.append([HEADINGS[name], _with_error(value, name), each])
     return markdown_table(rows)
 
 
@@ -143,7 +143,7 @@ def over_seeds(value: OverSeeds, name: str) -> str:
     return f"{value.mean:.{digits}f}{spread}"
 
 
-def with_error(value: PairedOverSeeds, name: str) -> str:
+def _with_error(value: PairedOverSeeds, name: str) -> str:
     """The mean of a paired difference with its error; n/a where it is undefined."""
     if not math.isfinite(value.over_seeds.mean):
         return "n/a"
