@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .lora import POLICY, adapter_shape, lora_state
@@ -99,9 +99,11 @@ def write_folded(
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
-        save_file(tensors, unfinished, metadata=header)
-        with unfinished.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        # Not save_file: a kill leaves its random name behind, and the owner alone may read what it writes.
+        with unfinished.open("wb") as stream:
+            stream.write(save(tensors, metadata=header))
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -100,15 +100,17 @@ class RunFolder:
         return MetricsLog(self.metrics, is_read=False)
 
     def open_log(self, state: TrainState | None) -> MetricsLog:
-        """The metrics, cut back to what `state` knows of; files of later updates are removed."""
+        """The metrics, cut back to what `state` knows of; files of later updates, and unfinished ones, are removed."""
         log = MetricsLog(self.metrics)
         update, is_published = (state.update, state.is_published) if state else (-1, False)
         if log.rows:
             log.cut_back(update=update, is_published=is_published)
         for folder in (self._lora, self.path / "samples", self.path / "heldout"):
-            for path in folder.glob("update-*"):
+            for path in folder.iterdir():
                 number = path.stem.removeprefix("update-")
-                if path.suffix == ".tmp" or (number.isdigit() and int(number) > update):
+                is_later = path.name.startswith("update-") and number.isdigit() and int(number) > update
+                # .tmp*: what safetensors itself was writing when an earlier version of this package was killed.
+                if is_later or path.suffix == ".tmp" or path.name.startswith(".tmp"):
                     path.unlink()
         if state and state.best and self.numbered_lora(state.best.update).is_file():
             copy_atomic(self.numbered_lora(state.best.update), self.best_lora)

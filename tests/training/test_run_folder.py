@@ -74,3 +74,21 @@ def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.doc").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):
         RunFolder(tmp_path).open(CONFIG, resume=False)
+
+
+def test_what_a_kill_left_unfinished_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open(CONFIG, resume=False)
+    lora = folder.path / "lora"
+    unfinished = [
+        lora / "last.safetensors.tmp",
+        lora / ".tmpB4tdsh",
+        folder.path / "samples" / "update-000001.png.tmp",
+    ]
+    finished = [lora / "update-000002.safetensors", folder.path / "samples" / "update-000000.png"]
+    for path in (*unfinished, *finished):
+        path.write_bytes(b"")
+    empty = {name: {} for name in ("parameters", "average", "optimizer", "kl_reference", "settings")}
+    folder.open_log(TrainState(update=2, is_published=True, best=None, threads=1, **empty))
+    assert [path.name for path in unfinished if path.exists()] == []
+    assert all(path.exists() for path in finished)
