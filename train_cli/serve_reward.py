@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,10 +80,9 @@ def serve_reward(
     with open_server(config, host=host, port=port, device=where) as server:
         click.echo(f"{server.greeting.name} ({server.greeting.source}) on {where}")
         click.echo(f"listening at {server.url}; Ctrl-C ends it")
-        try:
+        with suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            click.echo("ended", err=True)
+    click.echo("ended", err=True)
 
 
 def served_reward(config_file: Path | None, overrides: Sequence[str]) -> RewardConfig:

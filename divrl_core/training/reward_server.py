@@ -12,8 +12,10 @@ import logging
 import socket
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,9 +101,12 @@ class HeldReferences:
 
 
 class RewardServer(ThreadingHTTPServer):
-    """Answers requests until it is shut down. One reward, one lock."""
+    """Answers requests until it is shut down. One reward, one lock.
 
-    daemon_threads = True
+    `server_close` waits for its threads: one that the interpreter's end finds within torch would abort the process.
+    """
+
+    daemon_threads = False
     request_queue_size = 64
 
     def __init__(self, rewarder: Rewarder, host: str, port: int) -> None:
@@ -111,6 +116,8 @@ class RewardServer(ThreadingHTTPServer):
         self.references = HeldReferences()
         self.slots = threading.BoundedSemaphore(MOST_AT_ONCE)
         self._scoring = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._is_ending = False
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -126,10 +133,30 @@ class RewardServer(ThreadingHTTPServer):
         name = host.decode() if isinstance(host, (bytes, bytearray)) else str(host)
         return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a new connection in a thread of its own."""
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Listen no more, answer what is being scored, refuse what waits, and end every connection."""
+        self._is_ending = True
+        for connection in tuple(self._connections):
+            with suppress(OSError):  # it may be over already
+                connection.shutdown(socket.SHUT_RD)  # nothing more is read; the answer still goes out
+        super().server_close()
+
     def pay(self, question: Question) -> Reward:
         """The rewards of a question's pictures. Raises Refused where the reference is not known or cannot be used."""
         key = question.reference_key
         with self._scoring:
+            if self._is_ending:
+                raise Refused(503, "the server is being ended")
             if question.reference is not None:
                 self.references.add(key, *question.reference)
             name = self.references.name_of(key)

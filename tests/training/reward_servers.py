@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import threading
@@ -9,13 +10,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from divrl_core.config import RewardConfig
+from divrl_core.models.features.base import load_backbone
+from divrl_core.training.own_reward import OwnReward
 from divrl_core.training.reward_server import RewardServer, open_server
+from divrl_core.training.reward_wire import to_eight_bit
+from divrl_core.training.rewarding import Rewarder
+
+from .tiny_run import ToyReferences
 
 GREETING = {"protocol": 1, "name": "mine", "source": "a test"}
+TOY = ToyReferences(("ant",)).load("ant", 64)
+WORDS = {
+    "protocol": "1",
+    "reference_key": "k1",
+    "reference_id": "ant",
+    "group_id": "ant#0",
+    "prompt": "a toy",
+}
 
 
 @contextmanager
@@ -104,3 +122,41 @@ def silence(connection: socket.socket) -> None:
     connection.settimeout(20)
     while connection.recv(1024):
         pass
+
+
+def serve_function(function: Any) -> RewardServer:
+    config = RewardConfig(kind="own", function="a:b")
+    judge = OwnReward(function, "reward.function=a:b")
+    rewarder = Rewarder(config, load_backbone(config.backbone), size_px=0, judge=judge)
+    server = RewardServer(rewarder, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def ask(
+    server: RewardServer | str, body: bytes = b"", method: str = "POST", path: str = "/reward", **headers: str
+) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of one request to a server, or to host:port."""
+    place = server if isinstance(server, str) else urlsplit(server.url).netloc
+    connection = http.client.HTTPConnection(place, timeout=20)
+    try:
+        connection.request(
+            method, path, body, {name.replace("_", "-"): text for name, text in headers.items()}
+        )
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def tensors(**changes: Any) -> dict[str, Tensor]:
+    whole = {
+        "pictures": to_eight_bit(torch.stack([TOY.image, TOY.image.flip(1)])),
+        "reference": to_eight_bit(TOY.image),
+        "mask": TOY.mask.to(torch.uint8),
+    }
+    return {name: value for name, value in {**whole, **changes}.items() if value is not None}
+
+
+def question(words: dict[str, str] | None = None, **changes: Any) -> bytes:
+    return save(tensors(**changes), metadata={**WORDS, **(words or {})})

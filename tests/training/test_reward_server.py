@@ -20,59 +20,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from divrl_core.config import RemoteRewardConfig, RewardConfig
-from divrl_core.models.features.base import load_backbone
 from divrl_core.rewards.gate import Reward
 from divrl_core.training import reward_server
-from divrl_core.training.own_reward import OwnReward
 from divrl_core.training.references import Reference
 from divrl_core.training.reward_server import RewardServer, check_served, open_server, serving_device
 from divrl_core.training.reward_wire import JSON, MOST_BODY_BYTES, SAFETENSORS, to_eight_bit
-from divrl_core.training.rewarding import Rewarder
 
-from .reward_servers import honest_server
-from .tiny_run import ToyReferences
-
-TOY = ToyReferences(("ant",)).load("ant", 64)
-WORDS = {
-    "protocol": "1",
-    "reference_key": "k1",
-    "reference_id": "ant",
-    "group_id": "ant#0",
-    "prompt": "a toy",
-}
+from .reward_servers import TOY, WORDS, ask, honest_server, question, serve_function, tensors
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RewardServer]:
     with honest_server(RewardConfig(kind="nssm")) as server:
         yield server
-
-
-def ask(
-    server: RewardServer, body: bytes = b"", method: str = "POST", path: str = "/reward", **headers: str
-) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=20)
-    try:
-        connection.request(
-            method, path, body, {name.replace("_", "-"): text for name, text in headers.items()}
-        )
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    finally:
-        connection.close()
-
-
-def tensors(**changes: Any) -> dict[str, Tensor]:
-    whole = {
-        "pictures": to_eight_bit(torch.stack([TOY.image, TOY.image.flip(1)])),
-        "reference": to_eight_bit(TOY.image),
-        "mask": TOY.mask.to(torch.uint8),
-    }
-    return {name: value for name, value in {**whole, **changes}.items() if value is not None}
-
-
-def question(words: dict[str, str] | None = None, **changes: Any) -> bytes:
-    return save(tensors(**changes), metadata={**WORDS, **(words or {})})
 
 
 def png(picture: Tensor) -> str:
@@ -261,15 +221,6 @@ def test_many_clients_at_once_get_the_answers_of_one_after_another(server: Rewar
     for thread in threads:
         thread.join(60)
     assert [together[n] for n in range(8)] == alone
-
-
-def serve_function(function: Any) -> RewardServer:
-    config = RewardConfig(kind="own", function="a:b")
-    judge = OwnReward(function, "reward.function=a:b")
-    rewarder = Rewarder(config, load_backbone(config.backbone), size_px=0, judge=judge)
-    server = RewardServer(rewarder, "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
 
 
 def test_own_rewards_are_served_undefined_as_null_and_their_mistakes_as_422() -> None:
