@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from divrl_core.config import BackboneConfig, TrainConfig
@@ -16,7 +17,9 @@ from divrl_core.evaluation.experiments import EXPERIMENTS
 from divrl_core.evaluation.paper_plan import paper_plan
 from divrl_core.evaluation.paper_questions import QUESTIONS, Claim
 from divrl_core.evaluation.paper_report import judged, page, seeds_interval, write_paper_report
+from divrl_core.pocket.references import PocketReferences
 from divrl_core.training.files import write_atomic_json
+from divrl_core.training.rewarding import open_rewarder
 from train_cli.experiment import FOLDERS, PAPERS
 
 
@@ -59,9 +62,24 @@ def test_arms_change_what_their_question_asks_and_nothing_else() -> None:
     assert held.grpo.kl_weight == 0.1 and replace(held, grpo=config_of("kl", "explore").grpo) == config_of(
         "kl", "explore"
     )
+    near = config_of("lambda", "suppress-lambda10.01").reward.penalty_weight
+    assert near == 10.01 and common.reward.penalty_weight == 10, "the control for chance"
     assert config_of("features", "suppress-full").reward.backbone.nssm_pool == 1
     assert paper_plan("features", seed=0, threads=None).arm("suppress-full").starts_from == "explore-full"
     assert paper_plan("threshold", seed=0, threads=None).arm("suppress-s0.4").starts_from == "explore"
+
+
+def test_on_the_full_grid_nssm_is_smaller_and_vsm_the_same_so_that_lambda_weighs_more() -> None:
+    figures = PocketReferences(split="held_out", count=2)
+    picture = figures.load(figures.reference_id(1), 128).image[None]
+    scores = {}
+    for arm in ("suppress", "suppress-full"):
+        rewarder = open_rewarder(
+            config_of("features", arm).reward, size_px=128, model_device=torch.device("cpu")
+        )
+        scores[arm] = rewarder.scores(picture, figures, figures.reference_id(0))
+    assert torch.equal(scores["suppress"].vsm, scores["suppress-full"].vsm)
+    assert 0.5 < float(scores["suppress-full"].nssm / scores["suppress"].nssm) < 0.95
 
 
 def test_one_stage_makes_as_many_updates_as_two_from_the_base_for_the_same_reward() -> None:
