@@ -10,7 +10,7 @@ from .dry_run import print_dry_run
 from .interruption import resumable
 from .options import flag, number, path, seed_option, threads_option
 
-PAPERS = ("threshold", "lambda", "features", "backbone", "kl", "advantages", "start")
+PAPERS = ("threshold", "lambda", "features", "backbone", "kl", "advantages", "start", "chance")
 FOLDERS = {
     "stages": "docs/experiment",
     "cfm": "docs/cfm",
@@ -64,7 +64,7 @@ def experiment(
     rewards     explore and suppress by each measure of structure and kind of gate
     algorithms  Flow-GRPO, its windows, Flow-DPPO, DiffusionNFT: one reward against compute
     threshold, lambda, features, backbone  the paper's ablations
-    kl, advantages, start                  ours; these seven share a folder, and explore's cells
+    kl, advantages, start, chance          ours; these eight share a folder, and explore's cells
 
     A model of a seed is a cell, one file; it is not made again while its settings and the pocket model stay the same.
 

@@ -144,10 +144,11 @@ def over_seeds(value: OverSeeds, name: str) -> str:
 
 
 def _with_error(value: PairedOverSeeds, name: str) -> str:
-    """The mean of a paired difference with its error; n/a where it is undefined."""
+    """The mean of a paired difference with its error; n/a for either that is undefined."""
     if not math.isfinite(value.over_seeds.mean):
         return "n/a"
-    return f"{signed(value.over_seeds.mean, name)} ± {value.se:.{_digits(name)}f}"
+    error = f"{value.se:.{_digits(name)}f}" if math.isfinite(value.se) else "n/a"
+    return f"{signed(value.over_seeds.mean, name)} ± {error}"
 
 
 def signed(value: float, name: str) -> str:

@@ -40,3 +40,4 @@ def test_a_page_is_that_of_its_cells(question: str) -> None:
         f"run divrl-train experiment {question}"
     )
     assert written.with_suffix(".png").is_file()
+    assert not re.search(r"\b(nan|inf)\b", written.read_text(encoding="utf-8")), "what is undefined is n/a"

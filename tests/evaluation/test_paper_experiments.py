@@ -62,7 +62,7 @@ def test_arms_change_what_their_question_asks_and_nothing_else() -> None:
     assert held.grpo.kl_weight == 0.1 and replace(held, grpo=config_of("kl", "explore").grpo) == config_of(
         "kl", "explore"
     )
-    near = config_of("lambda", "suppress-lambda10.01").reward.penalty_weight
+    near = config_of("chance", "suppress-lambda10.01").reward.penalty_weight
     assert near == 10.01 and common.reward.penalty_weight == 10, "the control for chance"
     assert config_of("features", "suppress-full").reward.backbone.nssm_pool == 1
     assert paper_plan("features", seed=0, threads=None).arm("suppress-full").starts_from == "explore-full"
