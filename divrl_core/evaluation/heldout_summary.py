@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config import RewardConfig
 from ..training.reward_formula import measures_in
+from .consistency import is_consistent
 from .heldout_reward import rewards_of
 from .paired import NEW_POSE, NEW_POSE_DEG, TRUTHS, TURNED
 
@@ -46,12 +47,12 @@ def summarise(samples: Sequence[SampleScore], *, consistency_cutoff: float) -> d
     A picture without one of its scores is counted in `undefined` and left out of the measures that need it.
     """
 
-    def is_consistent(sample: SampleScore) -> float:
-        return float(sample.vsm > consistency_cutoff)
+    def passes(sample: SampleScore) -> float:
+        return float(is_consistent(sample.vsm, consistency_cutoff))
 
     with_nssm = [sample for sample in samples if not math.isnan(sample.nssm)]
     with_vsm = [sample for sample in samples if not math.isnan(sample.vsm)]
-    consistent = [sample for sample in with_vsm if is_consistent(sample) and not math.isnan(sample.nssm)]
+    consistent = [sample for sample in with_vsm if passes(sample) and not math.isnan(sample.nssm)]
     summary: dict[str, Any] = {
         "n": len(samples),
         "undefined": sum(math.isnan(sample.nssm) or math.isnan(sample.vsm) for sample in samples),
@@ -60,7 +61,7 @@ def summarise(samples: Sequence[SampleScore], *, consistency_cutoff: float) -> d
     values: dict[str, list[tuple[str, float]]] = {
         "nssm": [(sample.reference_id, sample.nssm) for sample in with_nssm],
         "vsm": [(sample.reference_id, sample.vsm) for sample in with_vsm],
-        "consistency_ratio": [(sample.reference_id, is_consistent(sample)) for sample in with_vsm],
+        "consistency_ratio": [(sample.reference_id, passes(sample)) for sample in with_vsm],
         "diversity_over_consistency": [(sample.reference_id, sample.nssm) for sample in consistent],
     }
     judged = [sample for sample in samples if not math.isnan(sample.clean)]

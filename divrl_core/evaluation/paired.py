@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .consistency import is_consistent
+
 MEASURES = ("nssm", "vsm", "consistency_ratio", "diversity_over_consistency")
 TRUE_MEASURES = ("clean_share", "pose_change_deg", "identity_error")  # where the world is known
 TRUTHS = ("clean", "identity_error", "pose_change_deg")  # the values of a sample behind them
@@ -78,19 +80,19 @@ def paired_differences(
     cutoff = consistency_cutoff
     with_both = [pair for pair in with_vsm if _both_defined(pair, "nssm")]
 
-    def is_consistent(sample: Sample) -> float:
-        return float(sample["vsm"] > cutoff)
+    def passes(sample: Sample) -> float:
+        return float(is_consistent(sample["vsm"], cutoff))
 
     def diversity(samples: Sequence[Sample]) -> float:
-        return _mean([sample["nssm"] for sample in samples if is_consistent(sample)])
+        return _mean([sample["nssm"] for sample in samples if passes(sample)])
 
     def change_in_diversity(chosen: Sequence[Pair]) -> float:
         return diversity([after for _, after in chosen]) - diversity([before for before, _ in chosen])
 
-    counts = [sum(is_consistent(pair[side]) for pair in with_both) for side in (0, 1)]
+    counts = [sum(passes(pair[side]) for pair in with_both) for side in (0, 1)]
     return {
         **differences,
-        "consistency_ratio": _difference(with_vsm, _mean_change(is_consistent)),
+        "consistency_ratio": _difference(with_vsm, _mean_change(passes)),
         "diversity_over_consistency": _difference(
             with_both, change_in_diversity, n=int(min(counts, default=0))
         ),

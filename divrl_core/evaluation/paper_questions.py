@@ -91,7 +91,7 @@ _SUPPRESS = f"{SUPPRESS}-"
 QUESTIONS: Mapping[str, Question] = {
     "threshold": Question(
         title="The gate's threshold s",
-        about="Noisy samples, which training sees, begin suppress at a VSM of about .6 to .7: an s of .7 speaks at "
+        about="Noisy samples, which training sees, begin suppress at a VSM of .59 to .76: an s of .7 speaks at "
         "once, a lower one when VSM has fallen to it. The demo's own s is .97.",
         source="arXiv:2606.23950, table 3",
         arms={f"{_SUPPRESS}s{value:g}": _gate(value) for value in (0.4, 0.5, 0.6, 0.7)},
@@ -130,7 +130,7 @@ QUESTIONS: Mapping[str, Question] = {
         about="In the demo nSSM sees each of its network's 12 x 12 cells once; `pooled`: blocks of 2 x 2 of them "
         "averaged, 6 x 6, as the paper pools 48 x 48 to 24 x 24. `full`: on the backbone's grid of 24 x 24, where "
         "every cell of the network stands four times. Two copies of a cell are alike in every picture, so nSSM is "
-        "smaller there, while VSM and so the penalty stay the same: `full` is a larger lambda.",
+        "smaller there by a factor of about .75 (`pooled`, .8), while VSM and so the penalty stay the same.",
         source="arXiv:2606.23950, section 4.4 and figure 8",
         arms={**_both("pooled", _POOLED), **_both("full", _FULL)},
         claims=(

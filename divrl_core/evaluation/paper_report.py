@@ -21,7 +21,7 @@ from .experiment_report import (
     signed,
 )
 from .experiment_results import Expected, OverSeeds, PairedOverSeeds, Results
-from .paired import NEW_POSE_DEG, TURNED
+from .paired import LEAST_DIFFERENCE, NEW_POSE_DEG, TURNED
 from .paper_questions import QUESTIONS, Claim
 from .standings.bootstrap import Interval, student_quantile
 from .svg import style
@@ -135,9 +135,12 @@ def seeds_interval(found: PairedOverSeeds) -> tuple[float, float]:
 
 
 def _side_of_all(found: PairedOverSeeds) -> int:
-    """The side of 0 on which every seed and the interval over pictures lie; 0 where they do not lie on one."""
+    """The side of 0 on which every seed and the interval over pictures lie; 0 where they do not lie on one.
+
+    A seed's difference that would be printed as 0 lies on none.
+    """
     ends = (*found.interval, *(one.mean for one in found.differences))
-    return 1 if min(ends) > 0 else -1 if max(ends) < 0 else 0
+    return 1 if min(ends) > LEAST_DIFFERENCE else -1 if max(ends) < -LEAST_DIFFERENCE else 0
 
 
 def planes_png(results: Results) -> bytes:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .consistency import is_consistent
+
 UNDEFINED = "undefined"
 
 
@@ -77,7 +79,7 @@ class ScoredFolder:
         nssm = [score.nssm for score in scores if not math.isnan(score.nssm)]
         vsm = [score.vsm for score in scores if not math.isnan(score.vsm)]
         undefined = sum(math.isnan(score.nssm) or math.isnan(score.vsm) for score in scores)
-        is_consistent = [value > self.consistency_cutoff for value in vsm]
+        is_consistent = [is_consistent(value, self.consistency_cutoff) for value in vsm]
         consistent = f"{statistics.fmean(is_consistent):.2f}" if vsm else UNDEFINED
         extent = [score.more.get("extent", math.nan) for score in scores]
         known = _mean([value for value in extent if not math.isnan(value)])

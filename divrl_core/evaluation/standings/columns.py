@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ..consistency import is_consistent
 from ..contest.evaluated import Asked, Evaluation, Measured
 from ..metrics.base import Direction, Family
 
@@ -161,13 +162,13 @@ def _derived(axes: Axes, measured: Mapping[str, Measured], cutoff: float) -> tup
 
     def share(values: Mapping[str, float]) -> Weighed:
         found = values.get(axes.identity, math.nan)
-        return (float(found > cutoff), 1.0) if math.isfinite(found) else None
+        return (float(is_consistent(found, cutoff)), 1.0) if math.isfinite(found) else None
 
     def diversity(values: Mapping[str, float]) -> Weighed:
         found, moved = (values.get(name, math.nan) for name in (axes.identity, axes.structure))
         if not (math.isfinite(found) and math.isfinite(moved)):
             return None
-        return (moved, 1.0) if found > cutoff else (0.0, 0.0)
+        return (moved, 1.0) if is_consistent(found, cutoff) else (0.0, 0.0)
 
     consistency_column = Column(
         name=axes.consistency,

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..consistency import is_consistent
 from ..contest.evaluated import Asked, Evaluation
 from ..contest.records import Place
 from ..metrics.base import Metric
@@ -80,7 +81,7 @@ def _disagreement(
 ) -> Disagreement:
     known: Sequence[float] = [value for value in values.values() if math.isfinite(value)]
     spread = max(known) - min(known) if counts and len(known) > 1 else 0.0
-    parted = cutoff is not None and len({value > cutoff for value in known}) > 1
+    parted = cutoff is not None and len({is_consistent(value, cutoff) for value in known}) > 1
     return Disagreement(
         question=question,
         place=place,
