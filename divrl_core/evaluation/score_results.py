@@ -79,8 +79,8 @@ class ScoredFolder:
         nssm = [score.nssm for score in scores if not math.isnan(score.nssm)]
         vsm = [score.vsm for score in scores if not math.isnan(score.vsm)]
         undefined = sum(math.isnan(score.nssm) or math.isnan(score.vsm) for score in scores)
-        is_consistent = [is_consistent(value, self.consistency_cutoff) for value in vsm]
-        consistent = f"{statistics.fmean(is_consistent):.2f}" if vsm else UNDEFINED
+        passed = [is_consistent(value, self.consistency_cutoff) for value in vsm]
+        consistent = f"{statistics.fmean(passed):.2f}" if vsm else UNDEFINED
         extent = [score.more.get("extent", math.nan) for score in scores]
         known = _mean([value for value in extent if not math.isnan(value)])
         return [name, str(len(scores)), _mean(nssm), _mean(vsm), known, str(undefined), consistent]

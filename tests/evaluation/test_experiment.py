@@ -202,9 +202,8 @@ def cell(
         for number in range(figures)
     ]  # fmt: skip
     summary = {
-        "n": figures, "n_references": figures, "steps": 28, "nssm": nssm, "vsm": vsm, "consistency_ratio": vsm,
-        "diversity_over_consistency": nssm, "clean_share": clean, "pose_change_deg": degrees,
-        "identity_error": 0.05,
+        "n": figures, "n_references": figures, "steps": 28, "nssm": nssm, "vsm": vsm, "clean_share": clean,
+        "pose_change_deg": degrees, "identity_error": 0.05,
     }  # fmt: skip
     return Cell(
         model=model, seed=seed, summary=summary, samples=tuple(samples), curve=(),
@@ -240,11 +239,24 @@ def test_a_missing_model_leaves_its_expectations_unknown():
     assert "not known" in page(results, has_sheet=False)
 
 
+def consistent_cell(model: str, ratio: float, nssm: float) -> Cell:
+    """A hundred pictures, of which a share lies above the cut-off."""
+    plain = cell(model, 0, nssm=nssm, vsm=0.9, clean=1, degrees=3, figures=100)
+    samples = ({**one, "nssm": nssm, "vsm": 0.9 if place < round(100 * ratio) else 0.1}
+               for place, one in enumerate(plain.samples))  # fmt: skip
+    return replace(plain, samples=tuple(samples))
+
+
 def test_the_line_of_the_linear_weights_is_read_at_the_same_consistency():
-    results = Results(cells_of(0))
+    line = [
+        consistent_cell("base", 0.95, 0.1),
+        consistent_cell("linear-0.2", 0.7, 0.35),
+        consistent_cell("linear-0.8", 0.96, 0.08),
+    ]
+    results = Results([*line, consistent_cell("suppress", 0.93, 0.3)])
     # between linear-0.2 (.7, .35) and base (.95, .1): at .93 the line is at .35 - .25 * .23 / .25 = .12
     assert above_the_linear_line(results) == pytest.approx(0.3 - 0.12, abs=1e-9)
-    beyond = [*cells_of(0)[:2], cell("suppress", 0, nssm=0.3, vsm=0.99, clean=1, degrees=9)]
+    beyond = [*line[:2], consistent_cell("suppress", 0.99, 0.3)]
     assert math.isnan(above_the_linear_line(Results(beyond)))
 
 
