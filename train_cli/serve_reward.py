@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from divrl_core.settings import Settings, setting
 
 from .config_file import load_yaml, parse_value, to_yaml
 from .options import flag, number, path, text
+from .processes import INTERRUPTED
 from .settings_options import set_option
 
 
@@ -77,11 +79,18 @@ def serve_reward(
     if dry_run:
         click.echo(to_yaml(ServedSettings(reward=config)) + f"\n# would listen at {host}:{port}, on {where}")
         return
-    with open_server(config, host=host, port=port, device=where) as server:
-        click.echo(f"{server.greeting.name} ({server.greeting.source}) on {where}")
-        click.echo(f"listening at {server.url}; Ctrl-C ends it")
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+    server = open_server(config, host=host, port=port, device=where)
+    click.echo(f"{server.greeting.name} ({server.greeting.source}) on {where}")
+    click.echo(f"listening at {server.url}; Ctrl-C ends it")
+    with suppress(KeyboardInterrupt):
+        server.serve_forever()
+    try:
+        server.server_close()
+    except (
+        KeyboardInterrupt
+    ):  # a second Ctrl-C: a thread within torch can be left by the end of the process alone
+        click.echo("ended; what was being scored is not answered", err=True)
+        os._exit(INTERRUPTED)
     click.echo("ended", err=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,7 +33,7 @@ from pathlib import Path
 
 def slow(pictures, reference, prompt):
     Path(prompt).write_text("begun")
-    until = time.monotonic() + 1.5
+    until = time.monotonic() + SECONDS
     while time.monotonic() < until:  # the work of a reward: tensors are made and dropped
         pictures.mean((1, 2, 3))
     return pictures.mean((1, 2, 3))
@@ -79,43 +83,57 @@ def test_the_end_answers_what_is_scored_refuses_what_waits_and_leaves_no_thread(
     assert [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()] == []
 
 
-def test_ctrl_c_while_a_picture_is_scored_answers_it_and_ends_without_an_abort(tmp_path: Path) -> None:
-    (tmp_path / "slow_reward.py").write_text(SLOW)
-    words = [
-        "serve-reward",
-        "--port",
-        "0",
-        "--set",
-        "reward.kind=own",
-        "--set",
-        "reward.function=slow_reward:slow",
-    ]
+@contextmanager
+def scoring_process(folder: Path, seconds: float) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """serve-reward as a process in the middle of scoring, and the statuses that its client gets."""
+    (folder / "slow_reward.py").write_text(SLOW.replace("SECONDS", str(seconds)))
+    words = ["--port", "0", "--set", "reward.kind=own", "--set", "reward.function=slow_reward:slow"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", "from train_cli.main import cli; cli()", *words],
+        [sys.executable, "-c", "from train_cli.main import cli; cli()", "serve-reward", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
     ) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            url = process.stdout.readline().split()[2].rstrip(";")
-            answers: list[tuple[int, dict[str, Any]]] = []
-            body = question({"prompt": str(tmp_path / "begun")})
-            client = threading.Thread(
-                target=lambda: answers.append(ask(urlsplit(url).netloc, body, Content_Type=SAFETENSORS))
-            )
+            place = urlsplit(process.stdout.readline().split()[2].rstrip(";")).netloc
+            statuses: list[int] = []
+
+            def send() -> None:
+                with suppress(ConnectionError, http.client.HTTPException):
+                    body = question({"prompt": str(folder / "begun")})
+                    statuses.append(ask(place, body, Content_Type=SAFETENSORS)[0])
+
+            client = threading.Thread(target=send)
             client.start()
-            while not (tmp_path / "begun").exists():
+            while not (folder / "begun").exists():
                 assert process.poll() is None
                 time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
-            out, error = process.communicate(timeout=60)
+            yield process, statuses
             client.join(30)
         finally:
             process.kill()
+
+
+def test_ctrl_c_while_a_picture_is_scored_answers_it_and_ends_without_an_abort(tmp_path: Path) -> None:
+    with scoring_process(tmp_path, 1.5) as (process, statuses):
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
     assert process.returncode == 0 and error.strip().endswith("ended"), (out, error)
-    assert answers and answers[0][0] == 200, answers
+    assert statuses == [200]
+
+
+def test_a_second_ctrl_c_ends_at_once_with_one_line(tmp_path: Path) -> None:
+    with scoring_process(tmp_path, 3600) as (process, statuses):
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, error)
+    assert error.strip() == "ended; what was being scored is not answered"
+    assert statuses == []
